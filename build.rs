@@ -1,0 +1,170 @@
+//! Compiles the kernels: one archive per ISA level, each with exactly one symbol, its table.
+//!
+//! Nothing here looks at the build host's CPU. The flags of a level come from src/isa_list.rs, the list the crate detects
+//! by. A compiler too old for a level leaves the level out, with a warning; `DOGE_REQUIRE_ISA=avx512bf16` (or a list, or
+//! `all`) makes that an error.
+
+use std::{env, path::PathBuf, process::Command};
+
+/// One ISA level: its word and the CPU features it is compiled with.
+struct Level {
+    name: &'static str,
+    features: &'static [&'static str],
+}
+
+macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),*];)*) => {
+    const LEVELS: &[Level] = &[$(Level { name: $name, features: &[$($feature),*] }),*];
+} }
+include!("src/isa_list.rs");
+
+fn main() {
+    for path in ["kernels", "src/isa_list.rs", "build.rs"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    println!("cargo::rerun-if-env-changed=DOGE_REQUIRE_ISA");
+    println!("cargo::rerun-if-env-changed=DOGE_SANITIZE");
+    // tests/archive_symbols.rs looks at the archives.
+    println!("cargo::rustc-env=DOGE_KERNELS_DIR={}", env::var("OUT_DIR").unwrap_or_default());
+    for level in LEVELS {
+        println!("cargo::rustc-check-cfg=cfg(doge_isa, values(\"{}\"))", level.name);
+    }
+    regenerate_bindings();
+    tell_origin();
+
+    let required = required_levels();
+    for level in LEVELS {
+        match compile(level) {
+            Ok(()) => println!("cargo::rustc-cfg=doge_isa=\"{}\"", level.name),
+            Err(why) if required.contains(&level.name) => {
+                fail(&format!("ISA level {} is required (DOGE_REQUIRE_ISA) and cannot be compiled: {why}", level.name))
+            }
+            Err(why) => println!("cargo::warning=ISA level {} is left out: {why}", level.name),
+        }
+    }
+}
+
+/// Ends the build with a message for the person, not a stack trace.
+fn fail(why: &str) -> ! {
+    eprintln!("error: {why}");
+    std::process::exit(1)
+}
+
+/// The levels of `DOGE_REQUIRE_ISA`. An unknown word is an error.
+fn required_levels() -> Vec<&'static str> {
+    let words = env::var("DOGE_REQUIRE_ISA").unwrap_or_default();
+    let mut out = Vec::new();
+    for word in words.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+        match LEVELS.iter().find(|l| l.name == word) {
+            Some(level) => out.push(level.name),
+            None if word == "all" => out.extend(LEVELS.iter().map(|l| l.name)),
+            None => fail(&format!("DOGE_REQUIRE_ISA: unknown ISA level '{word}'")),
+        }
+    }
+    out
+}
+
+/// Compiles one level into libdoge_<level>.a, or says why it cannot be.
+fn compile(level: &Level) -> Result<(), String> {
+    if level.name == "scalar" {
+        base(level).compile("doge_scalar");
+        return Ok(());
+    }
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
+        return Err("the target is not x86-64".into());
+    }
+    let mut build = base(level);
+    let msvc = env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("msvc");
+    for feature in level.features {
+        let flag = format!("-m{feature}");
+        if msvc || !build.is_flag_supported(&flag).unwrap_or(false) {
+            return Err(format!("the C++ compiler does not know {flag} (gcc 11, clang 12 and later do)"));
+        }
+        build.flag(flag);
+    }
+    build.try_compile(&format!("doge_{}", level.name)).map_err(|e| e.to_string())
+}
+
+/// Flags that all levels share.
+fn base(level: &Level) -> cc::Build {
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .cpp_link_stdlib(None)
+        .std("c++17")
+        .opt_level(3) // also under `cargo test`: a kernel at -O0 would be another kernel
+        .warnings(true)
+        .extra_warnings(true)
+        .flag_if_supported("-fno-exceptions")
+        .flag_if_supported("-fno-rtti")
+        .flag_if_supported("-ffp-contract=off") // fma where the source says fma, nowhere else
+        .flag_if_supported("-fno-math-errno") // sqrtf without its errno branch
+        .flag_if_supported("-fvisibility=hidden")
+        .file(format!("kernels/cpu/isa_{}.cpp", level.name));
+    if !build.get_compiler().is_like_msvc() {
+        build.flag("-Werror=missing-field-initializers"); // a table with a forgotten entry must not compile
+    }
+    if let Some(sanitizers) = env::var("DOGE_SANITIZE").ok().filter(|list| !list.is_empty()) {
+        // For .ci/sanitize.sh: a finding ends the process, so that a test run cannot look past it.
+        // -O1: the same accesses, compiled in a quarter of the time.
+        let flags = ["-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"];
+        build.opt_level(1).flag(format!("-fsanitize={sanitizers}")).flags(flags);
+    }
+    if level.name.starts_with("avx512") {
+        // GCC 12's own AVX-512 headers trip these two.
+        build.flag_if_supported("-Wno-uninitialized").flag_if_supported("-Wno-maybe-uninitialized");
+    }
+    build
+}
+
+/// With feature `regen-bindings`: writes src/ffi/bindings.rs anew from the header.
+#[cfg(feature = "regen-bindings")]
+fn regenerate_bindings() {
+    let out = manifest().join("src/ffi/bindings.rs");
+    let bindings = bindgen::Builder::default()
+        .header("kernels/doge_kernels.h")
+        .allowlist_item("(Doge|DOGE_|doge_).*")
+        .use_core()
+        .prepend_enum_name(false)
+        .layout_tests(true)
+        .derive_debug(false)
+        .raw_line("// Made by bindgen from kernels/doge_kernels.h (feature `regen-bindings`). Do not edit.")
+        .generate()
+        .unwrap_or_else(|e| fail(&format!("bindgen: {e}")));
+    bindings.write_to_file(&out).unwrap_or_else(|e| fail(&format!("{}: {e}", out.display())));
+}
+
+#[cfg(not(feature = "regen-bindings"))]
+fn regenerate_bindings() {
+    let committed = manifest().join("src/ffi/bindings.rs");
+    if !committed.exists() {
+        fail("src/ffi/bindings.rs is missing; it is part of the repository (or build with --features regen-bindings)");
+    }
+}
+
+/// For `doge --version` and `doge doctor`: the compilers and, in release builds, the commit. What is unknown is left out.
+fn tell_origin() {
+    let first_line = |program: &mut Command| {
+        let output = program.output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8(output.stdout).ok()?.lines().next()?.trim().to_string())
+    };
+    let tell = |name: &str, value: Option<String>| {
+        value.into_iter().for_each(|value| println!("cargo::rustc-env={name}={value}"));
+    };
+    tell("DOGE_RUSTC", env::var_os("RUSTC").and_then(|rustc| first_line(Command::new(rustc).arg("--version"))));
+    if let Ok(compiler) = cc::Build::new().cpp(true).try_get_compiler() {
+        tell("DOGE_CXX", first_line(compiler.to_command().arg("--version")));
+    }
+    // A new commit then runs this script again, which compiles the kernels: too long a wait for a debug build. Without
+    // .git of its own the package may lie in somebody else's repository.
+    if env::var("PROFILE").as_deref() == Ok("release") && manifest().join(".git").exists() {
+        let git = |args: &[&str]| first_line(Command::new("git").current_dir(manifest()).args(args));
+        tell("DOGE_COMMIT", git(&["rev-parse", "--short=12", "HEAD"]));
+        if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| manifest().join(log).exists()) {
+            println!("cargo::rerun-if-changed={log}"); // gets a line with each commit and checkout
+        }
+    }
+}
+
+fn manifest() -> PathBuf {
+    PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,82 @@
+//! ISA levels: which exist, which are compiled in, which this CPU and OS offer.
+
+use crate::{Error, Result};
+
+macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),*];)*) => {
+    /// An ISA level. A later one is a higher one.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Isa { $($id),* }
+
+    impl Isa {
+        /// All levels, lowest first.
+        pub const ALL: &'static [Isa] = &[$(Isa::$id),*];
+
+        /// The word for the command line, `DOGE_ISA` and reports.
+        pub const fn name(self) -> &'static str {
+            match self { $(Isa::$id => $name),* }
+        }
+
+        /// The CPU features the level's kernels are compiled with.
+        pub const fn features(self) -> &'static [&'static str] {
+            match self { $(Isa::$id => &[$($feature),*]),* }
+        }
+
+        /// Do this CPU and this OS offer every feature of the level?
+        pub fn is_supported(self) -> bool {
+            self.missing_features().is_empty()
+        }
+
+        /// The features of the level that this CPU or this OS does not offer.
+        pub fn missing_features(self) -> Vec<&'static str> {
+            let features = match self { $(Isa::$id => vec![$(($feature, detected!($feature))),*]),* };
+            features.into_iter().filter(|(_, offered)| !offered).map(|(feature, _)| feature).collect()
+        }
+    }
+} }
+
+/// `is_x86_feature_detected!` asks the CPU and, for the wide registers, whether the OS saves them.
+#[cfg(target_arch = "x86_64")]
+macro_rules! detected {
+    ($feature:tt) => {
+        std::arch::is_x86_feature_detected!($feature)
+    };
+}
+#[cfg(not(target_arch = "x86_64"))]
+macro_rules! detected {
+    ($feature:tt) => {
+        false
+    };
+}
+
+include!("isa_list.rs");
+
+impl Isa {
+    /// The level that `DOGE_ISA` asks for, if it is set.
+    ///
+    /// # Errors
+    /// [`Error::UnknownWord`] if it is set to something that is no level.
+    pub fn from_env() -> Result<Option<Isa>> {
+        match std::env::var("DOGE_ISA") {
+            Ok(word) if !word.is_empty() => word.parse().map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Isa {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Isa::ALL.iter().copied().find(|isa| isa.name() == s).ok_or_else(|| Error::UnknownWord {
+            what: "ISA level",
+            word: s.to_string(),
+            expected: Isa::ALL.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
