@@ -1,0 +1,101 @@
+// The one sum of this house: a tile of dot products, which gemv, gemm, the experts, the mask score and the attention scores
+// are all made of.
+//
+//   out[m * row_stride + n * col_stride] = sum_c w[n][c] * x[m][c], c < cols
+//
+// x is [MR] rows of f32, w is [NR] rows in stored format; both are given row by row, so they may lie anywhere. Or x and w are
+// both bf16, and a step of the sum takes a pair of columns in each lane: twice the work for the level that has an
+// instruction for it.
+//
+// The lanes run along c. Every output has one vector accumulator, acc = fma(w, x, acc) in ascending c, a masked step at the
+// end, then the lane header's `sum` tree. Nothing in that depends on MR and NR, so the bits of an output are the same in
+// every tile shape: gemv (1 x 8) and gemm (TILE_ROWS x TILE_COLS) agree by construction, and no row needs packing.
+// Cost: MR * NR fma for MR + NR loads; MR * NR >= 8 hides the latency of fma. 97 % of the fma peak on Zen 4 (1024 columns,
+// x in the L1 cache, w from L2).
+#pragma once
+
+namespace {
+
+/// A step of the sum, by the type of x: the columns it takes, and what becomes of them. `whole`: all of them are there.
+template <class X> struct Step;
+template <> struct Step<float> {
+  using V = F32V;
+  static constexpr size_t COLS = LANES;
+  template <bool whole, class P> static V read(const P *p, size_t n) {
+    if constexpr (whole) return load(p);
+    else return load_n(p, n);
+  }
+  static F32V add(V w, V x, F32V sum) { return fma(w, x, sum); }
+};
+template <> struct Step<Bf16> {
+  using V = PairV;
+  static constexpr size_t COLS = 2 * LANES;
+  template <bool whole> static V read(const Bf16 *p, size_t n) {
+    if constexpr (whole) return load_pairs(p);
+    else return load_pairs_n(p, n);
+  }
+  static F32V add(V w, V x, F32V sum) { return dot_pairs(w, x, sum); }
+};
+
+/// One step of all sums: columns c .. c+COLS, or c .. c+n of the tail. The shorter side of the tile is held in registers,
+/// the longer one passes through one of them.
+template <bool whole, int MR, int NR, class W, class X>
+inline void dot_step(F32V (&acc)[MR][NR], const X *const (&x)[MR], const W *const (&w)[NR], size_t c, size_t n_cols) {
+  using S = Step<X>;
+  using V = typename S::V;
+  if constexpr (MR < NR) {
+    V xs[MR];
+    for (int m = 0; m < MR; ++m) xs[m] = S::template read<whole>(x[m] + c, n_cols);
+    for (int n = 0; n < NR; ++n) {
+      const V ws = S::template read<whole>(w[n] + c, n_cols);
+      for (int m = 0; m < MR; ++m) acc[m][n] = S::add(ws, xs[m], acc[m][n]);
+    }
+  } else {
+    V ws[NR];
+    for (int n = 0; n < NR; ++n) ws[n] = S::template read<whole>(w[n] + c, n_cols);
+    for (int m = 0; m < MR; ++m) {
+      const V xs = S::template read<whole>(x[m] + c, n_cols);
+      for (int n = 0; n < NR; ++n) acc[m][n] = S::add(ws[n], xs, acc[m][n]);
+    }
+  }
+}
+
+template <int MR, int NR, class W, class X>
+inline void dot_tile(float *out, size_t row_stride, size_t col_stride, const X *const *x_rows, const W *const *w_rows,
+                     size_t cols) {
+  constexpr size_t COLS = Step<X>::COLS;
+  const X *x[MR];
+  const W *w[NR];
+  F32V acc[MR][NR];
+  for (int m = 0; m < MR; ++m) x[m] = x_rows[m];
+  for (int n = 0; n < NR; ++n) w[n] = w_rows[n];
+  for (int m = 0; m < MR; ++m)
+    for (int n = 0; n < NR; ++n) acc[m][n] = zero();
+
+  size_t c = 0;
+  for (; c + COLS <= cols; c += COLS) dot_step<true>(acc, x, w, c, COLS);
+  if (c < cols) dot_step<false>(acc, x, w, c, cols - c);
+
+  // Four sums cost little more than one, so the tile is summed as one list; straight into out where four lie side by side.
+  const bool straight = NR % 4 == 0 && col_stride == 1;
+  float sums[MR * NR];
+  int i = 0;
+  for (; i + 4 <= MR * NR; i += 4) {
+    sum4(straight ? out + i / NR * row_stride + i % NR : sums + i, acc[i / NR][i % NR], acc[(i + 1) / NR][(i + 1) % NR],
+         acc[(i + 2) / NR][(i + 2) % NR], acc[(i + 3) / NR][(i + 3) % NR]);
+  }
+  if (straight) return;
+  for (; i < MR * NR; ++i) sums[i] = sum(acc[i / NR][i % NR]);
+  for (int m = 0; m < MR; ++m)
+    for (int n = 0; n < NR; ++n) out[m * row_stride + n * col_stride] = sums[m * NR + n];
+}
+
+/// The same for rows <= MR rows of x, known at run time.
+template <int MR, int NR, class W, class X>
+inline void dot_tile_rows(int rows, float *out, size_t row_stride, size_t col_stride, const X *const *x, const W *const *w,
+                          size_t cols) {
+  if (rows == MR) return dot_tile<MR, NR>(out, row_stride, col_stride, x, w, cols);
+  if constexpr (MR > 1) dot_tile_rows<MR - 1, NR>(rows, out, row_stride, col_stride, x, w, cols);
+}
+
+} // namespace

@@ -1,0 +1,106 @@
+// The lanes of the AVX2 levels: 8 floats in a __m256 (AVX2, FMA, F16C).
+//
+// The three lane headers have the same functions in the same order; vec_avx512.h says what each means.
+#pragma once
+#include "weight.h"
+
+#include <immintrin.h>
+#include <math.h>
+
+namespace {
+
+constexpr size_t LANES = 8;
+constexpr int TILE_ROWS = 4, TILE_COLS = 3; // 12 sums + 3 weights + 1 of x = the 16 registers
+constexpr int MIX_ROWS = 6, MIX_SUMS = 12;   // 12 sums + 2 of v + 1 of p
+
+struct F32V { __m256 v; };
+struct MaskV { __m256 m; };
+struct PairV { __m256i v; }; // LANES pairs of bf16
+
+/// The first n lanes: all ones. 0 <= n <= 8.
+inline __m256i first(size_t n) {
+  static constexpr int32_t ONES_ZEROS[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+  return _mm256_loadu_si256((const __m256i *)(ONES_ZEROS + 8 - n));
+}
+
+inline F32V zero() { return {_mm256_setzero_ps()}; }
+inline F32V splat(float x) { return {_mm256_set1_ps(x)}; }
+
+inline F32V load(const float *p) { return {_mm256_loadu_ps(p)}; }
+inline F32V load_n(const float *p, size_t n) { return {_mm256_maskload_ps(p, first(n))}; }
+inline F32V load_or(const float *p, size_t n, float other) {
+  const __m256i mask = first(n);
+  return {_mm256_blendv_ps(_mm256_set1_ps(other), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask))};
+}
+inline void store(float *p, F32V a) { _mm256_storeu_ps(p, a.v); }
+inline void store_n(float *p, F32V a, size_t n) { _mm256_maskstore_ps(p, first(n), a.v); }
+
+inline F32V load(const F32 *p) { return {_mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)p))}; }
+inline F32V load(const Bf16 *p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+}
+inline F32V load(const F16 *p) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p))}; }
+template <class W> inline F32V load_n(const W *p, size_t n) { // AVX2 has no masked load of 16-bit elements
+  W padded[LANES] = {};
+  for (size_t i = 0; i < n; ++i) padded[i] = p[i];
+  return load(padded);
+}
+inline PairV load_pairs(const Bf16 *p) { return {_mm256_loadu_si256((const __m256i *)p)}; }
+inline PairV load_pairs_n(const Bf16 *p, size_t n) {
+  Bf16 padded[2 * LANES] = {};
+  for (size_t i = 0; i < n; ++i) padded[i] = p[i];
+  return load_pairs(padded);
+}
+inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+
+inline F32V add(F32V a, F32V b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline F32V sub(F32V a, F32V b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline F32V mul(F32V a, F32V b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline F32V div(F32V a, F32V b) { return {_mm256_div_ps(a.v, b.v)}; }
+inline F32V fma(F32V a, F32V b, F32V c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32V dot_pairs(PairV a, PairV b, F32V c) {
+  const auto even = [](PairV p) { return _mm256_castsi256_ps(_mm256_slli_epi32(p.v, 16)); };
+  const auto odd = [](PairV p) { return _mm256_castsi256_ps(_mm256_and_si256(p.v, _mm256_set1_epi32((int)0xffff0000))); };
+  return {_mm256_fmadd_ps(odd(a), odd(b), _mm256_fmadd_ps(even(a), even(b), c.v))};
+}
+inline F32V neg(F32V a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
+inline F32V abs(F32V a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+inline F32V copysign(F32V a, F32V sign) {
+  const __m256 bit = _mm256_set1_ps(-0.0f);
+  return {_mm256_or_ps(_mm256_andnot_ps(bit, a.v), _mm256_and_ps(bit, sign.v))};
+}
+inline F32V max(F32V a, F32V b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline F32V min(F32V a, F32V b) { return {_mm256_min_ps(a.v, b.v)}; }
+
+inline MaskV less(F32V a, F32V b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+inline MaskV equal(F32V a, F32V b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
+inline F32V select(MaskV m, F32V a, F32V b) { return {_mm256_blendv_ps(b.v, a.v, m.m)}; }
+inline bool any(MaskV m) { return _mm256_movemask_ps(m.m) != 0; }
+
+inline F32V times_pow2(F32V a, F32V n) { // two factors, since 2^n alone may over- or underflow
+  const __m256i whole = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(whole, 1), bias = _mm256_set1_epi32(127);
+  const __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
+  const __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
+  return {_mm256_mul_ps(_mm256_mul_ps(a.v, _mm256_castsi256_ps(low)), _mm256_castsi256_ps(high))};
+}
+
+inline float sum(F32V a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+inline float max_lane(F32V a) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+inline void sum4(float *out, F32V a, F32V b, F32V c, F32V d) { // sum's tree, four at a time
+  const __m256 ac = _mm256_add_ps(_mm256_permute2f128_ps(a.v, c.v, 0x20), _mm256_permute2f128_ps(a.v, c.v, 0x31));
+  const __m256 bd = _mm256_add_ps(_mm256_permute2f128_ps(b.v, d.v, 0x20), _mm256_permute2f128_ps(b.v, d.v, 0x31));
+  const __m256 two = _mm256_add_ps(_mm256_shuffle_ps(ac, bd, 0x44), _mm256_shuffle_ps(ac, bd, 0xee)); // aabb ccdd
+  const __m128 ab = _mm256_castps256_ps128(two), cd = _mm256_extractf128_ps(two, 1);
+  _mm_storeu_ps(out, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd)));
+}
+
+} // namespace
