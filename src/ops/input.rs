@@ -1,0 +1,115 @@
+use super::{expect_len, kernel, rows_of, Activations, Cpu, SharedMut};
+use crate::{ffi, Dtype, Error, Matrix, Result};
+
+/// The input of linear layers: rows of f32, and, where a weight asks for it, the same rows in the form its kernels read.
+/// A slice of f32 is one for weights of a float format; for others [`Cpu::prepare`] makes it.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) prepared: Prepared<'a>,
+}
+
+/// The rows once more, for kernels that do not read f32. Rows of `cols` columns.
+#[derive(Clone, Copy)]
+pub(super) enum Prepared<'a> {
+    No,
+    /// To int8 with a scale for each group of columns, for integer weights.
+    Quantized {
+        rows: &'a [u32],
+        cols: usize,
+    },
+    /// To bf16, for bf16 weights.
+    Rounded {
+        rows: &'a [u32],
+        cols: usize,
+    },
+}
+
+impl<'a> From<&'a [f32]> for Input<'a> {
+    fn from(x: &'a [f32]) -> Self {
+        Input { x, prepared: Prepared::No }
+    }
+}
+
+impl<'a> From<&'a Vec<f32>> for Input<'a> {
+    fn from(x: &'a Vec<f32>) -> Self {
+        x.as_slice().into()
+    }
+}
+
+impl Input<'_> {
+    /// The rows as `weight`'s kernels read them.
+    pub(super) fn for_weight(&self, weight: &Matrix<'_>) -> Result<*const u8> {
+        let (rows, cols) = match self.prepared {
+            Prepared::Quantized { rows, cols } if weight.dtype().is_int() => (rows, cols),
+            Prepared::Rounded { rows, cols } if weight.dtype() == Dtype::Bf16 => (rows, cols),
+            _ if weight.dtype().is_int() => {
+                let why = format!("is not quantised, which {} weights need: see Cpu::prepare", weight.dtype());
+                return Err(Error::BadArgument { what: "linear: x", why });
+            }
+            _ => return Ok(self.x.as_ptr().cast()),
+        };
+        if cols != weight.cols() {
+            let why = format!("was prepared in rows of {cols}, {} weights here want rows of {}", weight.dtype(), weight.cols());
+            return Err(Error::BadArgument { what: "linear: x", why });
+        }
+        Ok(rows.as_ptr().cast())
+    }
+}
+
+/// DOGE_QUANTIZED_ROW of the contract, in 4-byte words: a macro with arguments is the one thing bindgen leaves out.
+const fn quantized_row_words(cols: usize) -> usize {
+    cols.div_ceil(2 * ffi::DOGE_GROUP as usize) * 20
+}
+
+impl Cpu {
+    /// 4-byte words of scratch that [`Cpu::prepare`] needs for `rows` rows.
+    pub fn prepared_words(&self, rows: usize, cols: usize) -> usize {
+        let rounded = match self.activations() {
+            Activations::F32 => 0,
+            Activations::Bf16 => cols.div_ceil(2),
+        };
+        rows.saturating_mul(quantized_row_words(cols).max(rounded))
+    }
+
+    /// Makes `x`, `[rows, in_features]`, the input of linear layers with these weights, once for all of them: rows are
+    /// quantised to int8 with a scale for each 32 columns, if a weight is of an integer format, or rounded to bf16, if all
+    /// weights are bf16 and [`Activations::Bf16`] was chosen. `scratch` holds [`Cpu::prepared_words`] then; otherwise it
+    /// is not touched.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for a wrong length or weights of different `in_features`.
+    pub fn prepare<'a, const N: usize>(
+        &self,
+        scratch: &'a mut [u32],
+        x: &'a [f32],
+        weights: [Matrix<'_>; N],
+    ) -> Result<Input<'a>> {
+        let is_int = weights.iter().any(|weight| weight.dtype().is_int());
+        let rounded = self.activations() == Activations::Bf16 && weights.iter().all(|weight| weight.dtype() == Dtype::Bf16);
+        let Some(cols) = weights.first().map(Matrix::cols).filter(|_| is_int || rounded) else { return Ok(x.into()) };
+        for weight in &weights {
+            expect_len("prepare: in_features", weight.cols(), cols)?;
+        }
+        let (rows, needed) = (rows_of("prepare: x", x.len(), cols)?, self.prepared_words(x.len() / cols.max(1), cols));
+        let Some(scratch) = scratch.get_mut(..needed) else {
+            return Err(Error::BadArgument { what: "prepare: scratch", why: format!("holds less than {needed} words") });
+        };
+        // Bytes from row to row.
+        let (row_kernel, stride) = match is_int {
+            true => (kernel!(self.quantize_row), 4 * quantized_row_words(cols)),
+            false => (kernel!(self.round_row), 2 * cols),
+        };
+        let out = SharedMut::new(scratch);
+        self.over_rows(rows, cols, |begin, end| {
+            for r in begin..end {
+                // SAFETY: row r of x has cols floats, row r of the scratch the bytes of such a row, aligned to 4 or to 2
+                // (checked); pieces are disjoint rows.
+                unsafe { row_kernel(out.ptr().cast::<u8>().add(r * stride).cast(), x.as_ptr().add(r * cols), cols) }
+            }
+        });
+        let rows: &[u32] = scratch;
+        let prepared = if is_int { Prepared::Quantized { rows, cols } } else { Prepared::Rounded { rows, cols } };
+        Ok(Input { x, prepared })
+    }
+}

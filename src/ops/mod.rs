@@ -1,0 +1,143 @@
+//! The safe doors to the kernels: slices in, lengths checked, one unsafe call each.
+//!
+//! A [`Cpu`] is the kernels of one ISA level and the threads to run them on. Each method takes any number of rows and
+//! shares the work among the threads; the bits of a result depend on neither. A wrong length is a
+//! [`Error::BadArgument`] that names the argument.
+
+mod argmax;
+mod dynamic_mask_attention;
+mod embed;
+mod expert_mix;
+mod gated_activation;
+mod input;
+mod linear;
+mod mask_score;
+mod product_key_router;
+mod rms_norm;
+mod roof;
+mod rope;
+
+use std::sync::Arc;
+
+pub use dynamic_mask_attention::{AttentionHead, AttentionShape};
+pub use input::Input;
+pub use linear::Projection;
+pub use product_key_router::Routing;
+pub use roof::{PeakKind, PeakRun, Streams};
+
+use crate::{pool::Pool, Error, Kernels, Layout, Matrix, Result};
+
+/// Where the kernels run: an ISA level and a thread pool. Cheap to clone; clones share the threads.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    kernels: Kernels,
+    pool: Arc<Pool>,
+    activations: Activations,
+}
+
+/// The form in which bf16 weights meet their input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// f32: closest to the truth, and what golden data is held to.
+    #[default]
+    F32,
+    /// Rounded to bf16, as transformers and others do in bf16: twice as fast in a prompt where the CPU has a bf16 dot
+    /// product.
+    Bf16,
+}
+
+impl Cpu {
+    pub fn new(kernels: Kernels, pool: Arc<Pool>) -> Self {
+        Cpu { kernels, pool, activations: Activations::F32 }
+    }
+
+    /// The same kernels and threads with another form of activations.
+    pub fn with_activations(self, activations: Activations) -> Self {
+        Cpu { activations, ..self }
+    }
+
+    pub fn activations(&self) -> Activations {
+        self.activations
+    }
+
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Calls `f(i)` for each `i` below [`Cpu::threads`]. On threads of their own only if no call returns before all began.
+    pub(crate) fn on_every_thread(&self, f: impl Fn(usize) + Sync) {
+        self.pool.run(self.threads(), |i, _| f(i));
+    }
+
+    /// Runs `f(first, end)` over `0..rows` in pieces of whole rows, on all threads if there is work enough to wake them.
+    fn over_rows(&self, rows: usize, floats_per_row: usize, f: impl Fn(usize, usize) + Sync) {
+        let pieces = if rows.saturating_mul(floats_per_row) < MIN_FLOATS { 1 } else { (4 * self.threads()).min(rows) };
+        let piece = rows.div_ceil(pieces.max(1)).max(1);
+        self.pool.run(rows.div_ceil(piece), |i, _| f(i * piece, ((i + 1) * piece).min(rows)));
+    }
+}
+
+/// Elementwise work below this many floats is done before another thread would have noticed it.
+const MIN_FLOATS: usize = 1 << 15;
+
+/// A pointer that may cross to other threads. Whoever uses it promises that they write to different places.
+#[derive(Clone, Copy)]
+struct SharedMut<T>(*mut T);
+// SAFETY: only a pointer; each use states why the places are different.
+unsafe impl<T> Send for SharedMut<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for SharedMut<T> {}
+
+impl<T> SharedMut<T> {
+    fn new(slice: &mut [T]) -> Self {
+        SharedMut(slice.as_mut_ptr())
+    }
+
+    /// A method, so that a closure captures the whole `SharedMut`, not the bare pointer in it.
+    fn ptr(self) -> *mut T {
+        self.0
+    }
+}
+
+/// The table's entry for an operation. Every table is complete: the compiler refuses a forgotten entry, the kernel matrix
+/// an explicit hole.
+macro_rules! kernel {
+    ($self:ident . $op:ident) => {
+        $self.kernels.table().$op.expect("a kernel table has no holes")
+    };
+    ($self:ident . $op:ident [$dtype:expr]) => {
+        $self.kernels.table().$op[$dtype as usize].expect("a kernel table has no holes")
+    };
+}
+use kernel;
+
+/// An error unless `got == want`.
+fn expect_len(what: &'static str, got: usize, want: usize) -> Result<()> {
+    if got == want {
+        Ok(())
+    } else {
+        Err(Error::BadArgument { what, why: format!("has {got} elements where {want} are needed") })
+    }
+}
+
+/// An error if a matrix of an integer format is in another layout.
+fn expect_layout(what: &'static str, matrix: &Matrix<'_>, layout: Layout) -> Result<()> {
+    if matrix.dtype().is_int() && matrix.layout() != layout {
+        return Err(Error::BadArgument { what, why: format!("is in {:?} where {layout:?} are needed", matrix.layout()) });
+    }
+    Ok(())
+}
+
+/// How many rows of `row` elements `len` elements are; an error if they are no whole number of rows.
+fn rows_of(what: &'static str, len: usize, row: usize) -> Result<usize> {
+    match (len, row) {
+        (0, _) => Ok(0),
+        (_, 0) => Err(Error::BadArgument { what, why: format!("has {len} elements where rows are empty") }),
+        _ if len % row == 0 => Ok(len / row),
+        _ => Err(Error::BadArgument { what, why: format!("has {len} elements, which is no whole number of rows of {row}") }),
+    }
+}
