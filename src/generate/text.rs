@@ -1,0 +1,99 @@
+//! The same loop, giving text.
+
+use std::time::Instant;
+
+use super::{Finish, Generation, Timings};
+use crate::{Result, StopStrings, Stopped, TextStream, Tokenizer};
+
+/// A [`Generation`] that gives text: an iterator over pieces of it, none of them empty. A piece holds whole characters
+/// only, and nothing that may turn out to be part of a stop string. Special tokens add no text.
+#[derive(Debug)]
+pub struct TextGeneration<'a> {
+    generation: Generation<'a>,
+    tokenizer: &'a Tokenizer,
+    stream: TextStream,
+    stops: StopStrings,
+    over: bool,
+    /// Set when a stop string ends the text; the tokens went on as if there were none.
+    stopped: bool,
+    detokenising: std::time::Duration,
+}
+
+impl<'a> TextGeneration<'a> {
+    pub fn new(generation: Generation<'a>, tokenizer: &'a Tokenizer, stops: StopStrings) -> Self {
+        let stream = TextStream::new(true);
+        let detokenising = std::time::Duration::ZERO;
+        TextGeneration { generation, tokenizer, stream, stops, over: false, stopped: false, detokenising }
+    }
+
+    /// The ids generated so far, those of an end token or a stop string included.
+    pub fn ids(&self) -> &[u32] {
+        self.generation.ids()
+    }
+
+    /// Why it ended; `None` while it goes on, and after an error.
+    pub fn finish(&self) -> Option<Finish> {
+        if self.stopped {
+            return Some(Finish::StopString);
+        }
+        self.generation.finish().filter(|_| self.over)
+    }
+
+    pub fn timings(&self) -> Timings {
+        Timings { detokenising: self.detokenising, ..self.generation.timings() }
+    }
+
+    /// The ids generated, why it ended, and where the time went.
+    pub fn into_parts(self) -> (Vec<u32>, Option<Finish>, Timings) {
+        let (finish, timings) = (self.finish(), self.timings());
+        let (ids, ..) = self.generation.into_parts();
+        (ids, finish, timings)
+    }
+
+    /// What a token adds to the text, or its end what was held back.
+    fn text_of(&mut self, id: Option<u32>) -> String {
+        let start = Instant::now();
+        let ended_by = self.generation.finish() == Some(Finish::Eos);
+        let piece = match id {
+            // A token that ends the text is no part of it, special or not.
+            Some(_) if ended_by => String::new(),
+            Some(id) => self.stream.push(self.tokenizer, id),
+            None => self.stream.finish(),
+        };
+        let text = match self.stops.push(&piece) {
+            Stopped::At(text, _) => {
+                (self.stopped, self.over) = (true, true);
+                text
+            }
+            Stopped::No(text) if self.over => text + &self.stops.finish(),
+            Stopped::No(text) => text,
+        };
+        self.detokenising += start.elapsed();
+        text
+    }
+}
+
+impl Iterator for TextGeneration<'_> {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.over {
+            let id = match self.generation.next() {
+                Some(Err(error)) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+                Some(Ok(id)) => Some(id),
+                None => {
+                    self.over = true;
+                    None
+                }
+            };
+            let text = self.text_of(id);
+            if !text.is_empty() {
+                return Some(Ok(text));
+            }
+        }
+        None
+    }
+}
