@@ -1,0 +1,231 @@
+//! One row: the samples of a test between two measurements of the machine.
+
+use std::time::Instant;
+
+use doge_engine::{
+    model::{Model, Session, SessionOptions},
+    ops::{Activations, Cpu},
+    roof::Roof,
+    Dtype, Result,
+};
+
+use super::cost;
+use crate::{failure::Failure, host};
+
+/// Tokens that a warm-up generates at most: enough for the clocks and the branch predictors.
+const WARM_UP: usize = 16;
+/// Measurements of the roof that differ by more than this tell nothing about a row between them.
+const UNSTEADY: f64 = 0.15;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    Prompt(usize),
+    Generate(usize),
+}
+
+impl std::fmt::Display for Test {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Test::Prompt(tokens) => write!(f, "pp{tokens}"),
+            Test::Generate(tokens) => write!(f, "tg{tokens}"),
+        }
+    }
+}
+
+/// What to measure of each model.
+pub struct Bench {
+    pub tests: Vec<Test>,
+    pub depths: Vec<usize>,
+    pub samples: usize,
+    pub warms_up: bool,
+}
+
+/// What a test is bound by.
+pub enum Limit {
+    /// Bytes read.
+    Bandwidth,
+    /// Operations of the instruction named.
+    Arithmetic { instruction: &'static str },
+}
+
+/// One row of the table.
+pub struct Row {
+    pub model: String,
+    pub dtype: Dtype,
+    pub activations: Activations,
+    pub isa: &'static str,
+    pub threads: usize,
+    pub test: String,
+    pub depth: usize,
+    /// Tokens per second of each sample, in the order taken.
+    pub samples: Vec<f64>,
+    /// Read from memory for a token: weights once for a block of a prompt, and the state.
+    pub bytes_per_token: f64,
+    /// Of the matrices; a product and its sum are two.
+    pub operations_per_token: f64,
+    pub limit: Limit,
+    /// The limit as measured before and after, in bytes or operations a second.
+    pub roofs: [f64; 2],
+    pub peak_rss_bytes: Option<u64>,
+}
+
+impl Row {
+    /// The weights' format, and that of the activations where it is not f32.
+    pub fn formats(&self) -> String {
+        match self.activations {
+            Activations::Bf16 if self.dtype == Dtype::Bf16 => format!("{} × bf16", self.dtype),
+            _ => self.dtype.to_string(),
+        }
+    }
+
+    pub fn activations(&self) -> &'static str {
+        match self.activations {
+            Activations::F32 => "f32",
+            Activations::Bf16 => "bf16",
+        }
+    }
+
+    pub fn median(&self) -> f64 {
+        median(self.samples.clone())
+    }
+
+    /// Median of the absolute deviations from the median.
+    pub fn mad(&self) -> f64 {
+        let middle = self.median();
+        median(self.samples.iter().map(|x| (x - middle).abs()).collect())
+    }
+
+    /// What the limit limits, of one token.
+    fn per_token(&self) -> f64 {
+        match self.limit {
+            Limit::Bandwidth => self.bytes_per_token,
+            Limit::Arithmetic { .. } => self.operations_per_token,
+        }
+    }
+
+    pub fn roof_tokens_per_second(&self) -> f64 {
+        (self.roofs[0] + self.roofs[1]) / 2.0 / self.per_token()
+    }
+
+    pub fn percent_of_roof(&self) -> f64 {
+        100.0 * self.median() / self.roof_tokens_per_second()
+    }
+
+    /// The machine changed between the two measurements.
+    pub fn unsteady(&self) -> bool {
+        let [before, after] = self.roofs;
+        (before - after).abs() > UNSTEADY * (before + after) / 2.0
+    }
+}
+
+fn median(mut x: Vec<f64>) -> f64 {
+    x.sort_by(f64::total_cmp);
+    let middle = x.len() / 2;
+    match x.len() {
+        0 => f64::NAN,
+        n if n % 2 == 0 => (x[middle - 1] + x[middle]) / 2.0,
+        _ => x[middle],
+    }
+}
+
+impl Bench {
+    /// Measures every test at every depth, and hands over each row as soon as it is there.
+    pub fn rows(
+        &self,
+        name: &str,
+        model: &Model,
+        cpu: &Cpu,
+        hand_over: &mut dyn FnMut(Row) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let state = Session::new(model, cpu, SessionOptions::default())?.state_bytes(usize::MAX).min(usize::MAX as u128) as usize;
+        let roof = Roof::new(cpu, model.checkpoint().bytes_per_token().saturating_add(state))?;
+        for &depth in &self.depths {
+            // Taken in once; every sample goes on from a copy.
+            let mut filled = Session::new(model, cpu, SessionOptions::default())?;
+            if depth > 0 {
+                filled.feed(&tokens(model, depth))?;
+            }
+            for &test in &self.tests {
+                hand_over(self.row(name, &filled, &roof, test)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&self, name: &str, filled: &Session, roof: &Roof, test: Test) -> Result<Row> {
+        let (checkpoint, cpu) = (filled.model().checkpoint(), filled.cpu());
+        let dtype = checkpoint.weights.embed_tokens.dtype();
+        if self.warms_up {
+            let short = match test {
+                Test::Generate(tokens) => Test::Generate(tokens.min(WARM_UP)),
+                prompt => prompt,
+            };
+            sample(filled, short)?;
+        }
+        let kind = cpu.peak_kind(dtype);
+        let working_set = checkpoint.bytes_per_token() + filled.bytes_per_token();
+        let measure_roof = || match test {
+            Test::Prompt(_) => roof.peak(kind).operations_per_second,
+            Test::Generate(_) => roof.read_bandwidth(working_set),
+        };
+        host::reset_peak_rss();
+        let before = measure_roof();
+        let (mut samples, mut state) = (Vec::with_capacity(self.samples), 0);
+        for _ in 0..self.samples {
+            let (rate, state_at_end) = sample(filled, test)?;
+            samples.push(rate);
+            state = (filled.bytes_per_token() + state_at_end) / 2;
+        }
+        let after = measure_roof();
+        let peak_rss = host::peak_rss().map(|bytes| bytes.saturating_sub(roof.buffer_bytes() as u64));
+        Ok(Row {
+            model: name.to_string(),
+            dtype,
+            activations: cpu.activations(),
+            isa: cpu.kernels().isa().name(),
+            threads: cpu.threads(),
+            test: test.to_string(),
+            depth: filled.tokens(),
+            samples,
+            bytes_per_token: cost::bytes_per_token(checkpoint, test, state),
+            operations_per_token: cost::operations_per_token(checkpoint, test),
+            limit: match test {
+                Test::Prompt(_) => Limit::Arithmetic { instruction: roof.peak_instruction(kind) },
+                Test::Generate(_) => Limit::Bandwidth,
+            },
+            roofs: [before, after],
+            peak_rss_bytes: peak_rss,
+        })
+    }
+}
+
+/// Tokens per second of one run, and the bytes of state that its last token read.
+fn sample(filled: &Session, test: Test) -> Result<(f64, usize)> {
+    let (mut session, cpu) = (filled.fork(), filled.cpu());
+    let (Test::Prompt(n) | Test::Generate(n)) = test;
+    session.reserve(n)?;
+    let time = match test {
+        Test::Prompt(n) => {
+            let prompt = tokens(filled.model(), n);
+            let start = Instant::now();
+            session.feed(&prompt)?;
+            start.elapsed()
+        }
+        Test::Generate(n) => {
+            let mut token = tokens(filled.model(), 1);
+            let start = Instant::now();
+            for _ in 0..n {
+                token[0] = cpu.argmax(session.feed(&token)?)? as u32;
+            }
+            start.elapsed()
+        }
+    };
+    Ok((n as f64 / time.as_secs_f64(), session.bytes_per_token()))
+}
+
+/// `n` token ids all over the vocabulary, the same in every run.
+fn tokens(model: &Model, n: usize) -> Vec<u32> {
+    let vocab = model.config().vocab_size as u64;
+    // A step of the golden ratio spreads them; the high bits are the good ones.
+    (1..=n as u64).map(|i| (((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * vocab) >> 32) as u32).collect()
+}

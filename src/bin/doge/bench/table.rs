@@ -1,0 +1,178 @@
+//! Rows as Markdown, CSV or JSON.
+
+use std::io::{stdout, Write};
+
+use serde_json::{json, Value};
+
+use super::{
+    machine,
+    measure::{Limit, Row},
+};
+use crate::{failure::Failure, report, version};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Md,
+    Csv,
+    Json,
+    Jsonl,
+}
+
+const CSV: &str =
+    "model,dtype,activations,isa,threads,test,depth,tokens_per_second,mad,samples,bytes_per_token,operations_per_token,\
+    read_gb_per_second,roof,roof_tokens_per_second,percent_of_roof,roof_steady,peak_rss_bytes,cpu,commit,version";
+
+pub struct Table {
+    format: Format,
+    /// Figures of the model cards to print beside the rows: model, tokens per second.
+    cards: &'static [(&'static str, f64)],
+    machine: Value,
+    rows: Vec<Value>,
+}
+
+impl Table {
+    pub fn new(format: Format, cards: &'static [(&'static str, f64)]) -> Self {
+        Table { format, cards, machine: machine::machine(), rows: Vec::new() }
+    }
+
+    pub fn begin(&self) -> Result<(), Failure> {
+        let (card, line) = if self.cards.is_empty() { ("", "") } else { (" card, i7-11 |", "---:|") };
+        match self.format {
+            Format::Md => print(&format!(
+                "| model | dtype | isa | threads | test | depth | tok/s | ± MAD | MB/token | GB/s | % of roof | roof |{card}\n\
+                 |---|---|---|---:|---|---:|---:|---:|---:|---:|---:|---|{line}"
+            )),
+            Format::Csv => print(CSV),
+            Format::Json | Format::Jsonl => Ok(()),
+        }
+    }
+
+    pub fn row(&mut self, row: Row) -> Result<(), Failure> {
+        match self.format {
+            Format::Md => print(&self.markdown(&row)),
+            Format::Csv => print(&self.csv(&row)),
+            Format::Json => {
+                self.rows.push(self.json(&row));
+                Ok(())
+            }
+            Format::Jsonl => print(&self.json(&row).to_string()),
+        }
+    }
+
+    pub fn end(self, quiet: bool) -> Result<(), Failure> {
+        if !self.cards.is_empty() && !quiet {
+            report::note("the model cards give one figure a size, on an i7-11, and neither format nor threads");
+        }
+        match self.format {
+            Format::Json => print(&format!("{:#}", Value::Array(self.rows))),
+            _ => Ok(()),
+        }
+    }
+
+    fn markdown(&self, row: &Row) -> String {
+        let (mark, roof) = (if row.unsteady() { "~" } else { "" }, roof(row));
+        let (mb, gb) = (row.bytes_per_token / 1e6, gigabytes_per_second(row));
+        let digits = if row.median() < 100.0 { 2 } else { 1 };
+        let mut line = format!(
+            "| {} | {} | {} | {} | {} | {} | {:.digits$} | {:.digits$} | {mb:.2} | {gb:.1} | {mark}{:.1} | {roof} |",
+            row.model,
+            row.formats(),
+            row.isa,
+            row.threads,
+            row.test,
+            row.depth,
+            row.median(),
+            row.mad(),
+            row.percent_of_roof(),
+        );
+        if !self.cards.is_empty() {
+            let card = self.cards.iter().find(|(model, _)| *model == row.model && matches!(row.limit, Limit::Bandwidth));
+            line += &card.map_or(" |".into(), |(_, rate)| format!(" {rate} |"));
+        }
+        line
+    }
+
+    fn csv(&self, row: &Row) -> String {
+        let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+        let samples: Vec<String> = row.samples.iter().map(f64::to_string).collect();
+        [
+            quoted(&row.model),
+            row.dtype.to_string(),
+            row.activations().to_string(),
+            row.isa.to_string(),
+            row.threads.to_string(),
+            row.test.clone(),
+            row.depth.to_string(),
+            row.median().to_string(),
+            row.mad().to_string(),
+            samples.join(" "),
+            row.bytes_per_token.to_string(),
+            row.operations_per_token.to_string(),
+            gigabytes_per_second(row).to_string(),
+            quoted(&roof(row)),
+            row.roof_tokens_per_second().to_string(),
+            row.percent_of_roof().to_string(),
+            (!row.unsteady()).to_string(),
+            row.peak_rss_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
+            quoted(self.machine["cpu"].as_str().unwrap_or_default()),
+            version::COMMIT.unwrap_or_default().to_string(),
+            env!("CARGO_PKG_VERSION").to_string(),
+        ]
+        .join(",")
+    }
+
+    fn json(&self, row: &Row) -> Value {
+        let (kind, instruction) = match row.limit {
+            Limit::Bandwidth => ("bytes read", None),
+            Limit::Arithmetic { instruction } => ("operations", Some(instruction)),
+        };
+        let mut object = json!({
+            "model": row.model,
+            "dtype": row.dtype.name(),
+            "activations": row.activations(),
+            "isa": row.isa,
+            "threads": row.threads,
+            "test": row.test,
+            "depth": row.depth,
+            "tokens_per_second": {"median": row.median(), "mad": row.mad(), "samples": row.samples},
+            "bytes_per_token": row.bytes_per_token,
+            "operations_per_token": row.operations_per_token,
+            "read_gb_per_second": gigabytes_per_second(row),
+            "roof_tokens_per_second": row.roof_tokens_per_second(),
+            "percent_of_roof": row.percent_of_roof(),
+            "roof": {
+                "of": kind,
+                "instruction": instruction,
+                "per_second_before": row.roofs[0],
+                "per_second_after": row.roofs[1],
+                "steady": !row.unsteady(),
+            },
+            "peak_rss_bytes": row.peak_rss_bytes,
+            "machine": self.machine,
+            "commit": version::COMMIT,
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        if let Some((_, card)) = self.cards.iter().find(|(model, _)| *model == row.model) {
+            object["card_tokens_per_second"] = json!(card);
+        }
+        object
+    }
+}
+
+fn gigabytes_per_second(row: &Row) -> f64 {
+    row.median() * row.bytes_per_token / 1e9
+}
+
+/// The roof in words: `41.2 GB/s`, or `498 GOP/s (vfmadd zmm)`.
+fn roof(row: &Row) -> String {
+    let mean = (row.roofs[0] + row.roofs[1]) / 2e9;
+    match row.limit {
+        Limit::Bandwidth => format!("{mean:.1} GB/s"),
+        Limit::Arithmetic { instruction } => format!("{mean:.0} GOP/s ({instruction})"),
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::Output)
+}

@@ -1,0 +1,212 @@
+//! From the options to a model that is ready to run.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use doge_engine::{
+    hub::{self, Environment, Resolved},
+    model::{Checkpoint, LoadOptions, Model},
+    ops::Cpu,
+    pool::Pool,
+    ChatTemplate, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
+};
+
+use crate::{
+    failure::Failure,
+    options::{CpuOptions, Device, ModelOptions},
+    report,
+};
+
+/// Where the checkpoint comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// A folder or a .safetensors file.
+    Path(PathBuf),
+    #[cfg(feature = "embedded-model")]
+    Embedded,
+}
+
+impl Source {
+    pub fn find(options: &ModelOptions, quiet: bool) -> Result<Self, Failure> {
+        let Some(model) = &options.model else { return embedded() };
+        let Some(name) = model.to_str() else { return Ok(Source::Path(model.clone())) }; // no repository's name
+        let (revision, environment) = (options.revision.as_deref(), Environment::from_process());
+        let resolved = match hub::resolve(name, revision, &environment) {
+            Err(Error::ModelNotFound { .. }) if options.download => download(name, revision, &environment, quiet)?,
+            other => other?,
+        };
+        if let Some(note) = resolved.note.filter(|_| !quiet) {
+            report::note(note);
+        }
+        Ok(Source::Path(resolved.path))
+    }
+
+    pub fn name(&self) -> String {
+        match self {
+            Source::Path(path) => path.display().to_string(),
+            #[cfg(feature = "embedded-model")]
+            Source::Embedded => format!("{} (embedded)", doge_engine::embedded::NAME),
+        }
+    }
+
+    pub fn checkpoint(&self, options: &LoadOptions) -> Result<Checkpoint, Failure> {
+        let checkpoint = match self {
+            Source::Path(path) => Checkpoint::load(path, options),
+            #[cfg(feature = "embedded-model")]
+            Source::Embedded => doge_engine::embedded::checkpoint(options),
+        };
+        checkpoint.map_err(|error| match error {
+            Error::NonFinite { .. } => Failure::Model(error), // at this time it is a weight
+            other => other.into(),
+        })
+    }
+
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match self {
+            Source::Path(path) => Tokenizer::from_folder(folder(path)),
+            #[cfg(feature = "embedded-model")]
+            Source::Embedded => doge_engine::embedded::tokenizer(),
+        }
+    }
+
+    /// The checkpoint's chat template, or `template` with the checkpoint's special tokens.
+    pub fn chat_template(&self, template: Option<&str>) -> Result<ChatTemplate> {
+        match self {
+            Source::Path(path) => ChatTemplate::from_folder(folder(path), template),
+            #[cfg(feature = "embedded-model")]
+            Source::Embedded => doge_engine::embedded::chat_template(template),
+        }
+    }
+
+    /// What the checkpoint says about generating. The ids that V1's config class has by default come in here.
+    pub fn generation_config(&self, checkpoint: &Checkpoint) -> Result<GenerationConfig> {
+        let mut config = match self {
+            Source::Path(path) => GenerationConfig::from_folder(folder(path)),
+            #[cfg(feature = "embedded-model")]
+            Source::Embedded => doge_engine::embedded::generation_config(),
+        }?;
+        config.bos_token_id = config.bos_token_id.or(checkpoint.config.bos_token_id);
+        if config.eos_token_ids.is_empty() {
+            config.eos_token_ids.clone_from(&checkpoint.config.eos_token_id);
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(feature = "embedded-model")]
+fn embedded() -> Result<Source, Failure> {
+    Ok(Source::Embedded)
+}
+
+#[cfg(not(feature = "embedded-model"))]
+fn embedded() -> Result<Source, Failure> {
+    Err(Failure::Usage("this build has no embedded model; name one with -m".into()))
+}
+
+#[cfg(feature = "download")]
+fn download(name: &str, revision: Option<&str>, environment: &Environment, quiet: bool) -> Result<Resolved, Failure> {
+    let fetched = hub::download::download(name, revision, environment, &mut |progress| {
+        if !quiet {
+            report::progress(progress.file, progress.done, progress.total);
+        }
+    });
+    report::end_progress();
+    Ok(fetched?)
+}
+
+#[cfg(not(feature = "download"))]
+fn download(name: &str, _: Option<&str>, _: &Environment, _: bool) -> Result<Resolved, Failure> {
+    let why = format!("this build has no network code; build with --features download, or: hf download {name}");
+    Err(Error::Download { why }.into())
+}
+
+/// The folder of a checkpoint given as folder or file.
+fn folder(path: &Path) -> &Path {
+    if path.is_dir() {
+        path
+    } else {
+        path.parent().unwrap_or(Path::new(""))
+    }
+}
+
+/// The kernels and threads that the options ask for.
+pub fn cpu(options: &CpuOptions) -> Result<Cpu, Failure> {
+    if options.device == Device::Cuda {
+        return Err(Failure::Usage("--device cuda: this build has no CUDA kernels; use --device cpu".into()));
+    }
+    let cpu = Cpu::new(kernels(options.isa)?, Arc::new(Pool::new(options.threads())?));
+    Ok(cpu.with_activations(options.activations.into()))
+}
+
+/// The kernels of a level, or of the one that `DOGE_ISA` asks for, or of the highest that runs.
+pub fn kernels(isa: Option<Isa>) -> Result<Kernels, Failure> {
+    let kernels = match isa {
+        Some(isa) => Kernels::for_isa(isa),
+        None => Kernels::detect(),
+    };
+    kernels.map_err(|error| match error {
+        Error::UnknownWord { .. } => Failure::Usage(format!("DOGE_ISA: {error}")),
+        other => other.into(),
+    })
+}
+
+/// Everything that generating text needs.
+pub struct Engine {
+    pub source: Source,
+    pub model: Model,
+    pub cpu: Cpu,
+    pub tokenizer: Tokenizer,
+    pub generation_config: GenerationConfig,
+    /// From the options to here.
+    pub load: Duration,
+}
+
+impl Engine {
+    pub fn load(model: &ModelOptions, cpu: &CpuOptions, quiet: bool) -> Result<Self, Failure> {
+        let start = Instant::now();
+        let cpu = self::cpu(cpu)?;
+        let source = Source::find(model, quiet)?;
+        let checkpoint = source.checkpoint(&model.load_options())?;
+        let generation_config = source.generation_config(&checkpoint)?;
+        let tokenizer = source.tokenizer()?;
+        if !quiet {
+            checkpoint.notes.iter().for_each(report::note);
+            if !generation_config.unsupported.is_empty() {
+                let names = generation_config.unsupported.join(", ");
+                report::note(format_args!("generation_config.json sets what this engine does not have: {names}"));
+            }
+        }
+        let model = Model::new(checkpoint);
+        Ok(Engine { source, model, cpu, tokenizer, generation_config, load: start.elapsed() })
+    }
+
+    /// The ids of a text to be continued: it begins with the checkpoint's begin-of-text token, written by the tokenizer
+    /// or, where the tokenizer does not know of it, put there. A token that also ends texts is none to begin with.
+    pub fn encode_prompt(&self, text: &str, add_bos: bool, parse_special: bool) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode(text, add_bos, parse_special)?;
+        let config = &self.generation_config;
+        let bos = config.bos_token_id.filter(|id| add_bos && !config.eos_token_ids.contains(id));
+        if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// One line: what runs, and on what.
+    pub fn describe(&self) -> String {
+        let (checkpoint, cpu) = (self.model.checkpoint(), &self.cpu);
+        format!(
+            "{}: {} ({}), {} parameters, {}; {} with {} threads",
+            self.source.name(),
+            checkpoint.variant.generation(&checkpoint.config),
+            checkpoint.variant,
+            checkpoint.variant.parameters(&checkpoint.config),
+            checkpoint.weights.embed_tokens.dtype(),
+            cpu.kernels().isa(),
+            cpu.threads()
+        )
+    }
+}

@@ -1,0 +1,61 @@
+//! The command `doge`. Text and data go to stdout, everything else to stderr.
+
+mod bench;
+mod chat;
+mod doctor;
+mod engine;
+mod failure;
+mod generate;
+mod host;
+mod inspect;
+mod interrupt;
+mod options;
+mod perplexity;
+mod quantize;
+mod report;
+mod sampling;
+mod verify;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// Runs Doge language models on hand-written kernels.
+///
+/// Exit codes: 0 ok, 1 failed while running, 2 wrong usage, 3 bad or unsupported model, 4 verification failed,
+/// 130 interrupted.
+#[derive(Parser)]
+#[command(name = "doge", version = version::short(), long_version = version::long(), propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(Box<generate::GenerateArgs>),
+    Chat(Box<chat::ChatArgs>),
+    Verify(verify::VerifyArgs),
+    Inspect(inspect::InspectArgs),
+    Quantize(quantize::QuantizeArgs),
+    Doctor(doctor::DoctorArgs),
+    Bench(bench::BenchArgs),
+    Perplexity(perplexity::PerplexityArgs),
+}
+
+fn main() -> ExitCode {
+    let result: Result<ExitCode, Failure> = match Cli::parse().command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+    };
+    result.unwrap_or_else(|failure| failure.report())
+}

@@ -1,0 +1,156 @@
+//! Options that several commands share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use doge_engine::{
+    model::{LoadOptions, SessionOptions},
+    ops::{Activations, Routing},
+    pool::{Pool, MAX_THREADS},
+    Dtype, Isa,
+};
+
+/// Which checkpoint, and how to load it.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelOptions {
+    /// A checkpoint folder, a .safetensors file with config.json beside it, or owner/name from the Hugging Face cache;
+    /// without it the embedded doge-bard
+    #[arg(short, long, value_name = "PATH|OWNER/NAME")]
+    pub model: Option<PathBuf>,
+    /// Branch, tag or commit of owner/name [default: main]
+    #[arg(long, value_name = "REVISION", requires = "model")]
+    pub revision: Option<String>,
+    /// Fetch owner/name into the Hugging Face cache if it is not there (the only use of the network)
+    #[arg(long, requires = "model")]
+    pub download: bool,
+    /// Hold the matrices as f32, bf16, f16, int8 or int4 instead of as stored
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<Dtype>,
+    /// Read the weights into memory instead of mapping their files
+    #[arg(long)]
+    pub no_mmap: bool,
+    /// Look for NaN and infinities in all weights at load
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub check_finite: bool,
+}
+
+impl ModelOptions {
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions { dtype: self.dtype, mmap: !self.no_mmap, check_finite: self.check_finite }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// The best there is: in this build the CPU
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+/// Where to run.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Processor")]
+pub struct CpuOptions {
+    /// Device to run on
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// ISA level of the kernels: scalar, avx2, avxvnni, avx512, avx512bf16 [default: DOGE_ISA, else the highest that runs]
+    #[arg(long, value_name = "LEVEL")]
+    pub isa: Option<Isa>,
+    /// What bf16 weights are multiplied with: f32, or activations rounded to bf16, as other engines do it, which is faster
+    /// in a prompt where the CPU has a bf16 dot product (level avx512bf16)
+    #[arg(long, value_enum, default_value_t = ActivationsWord::F32)]
+    pub activations: ActivationsWord,
+    /// Threads [default: what affinity and cgroup quota allow]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
+    pub threads: Option<u16>,
+}
+
+impl CpuOptions {
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(Pool::default_threads, usize::from)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ActivationsWord {
+    /// What golden data is held to
+    F32,
+    /// Rounded to bf16 where they meet bf16 weights
+    Bf16,
+}
+
+impl ActivationsWord {
+    pub fn name(self) -> &'static str {
+        match self {
+            ActivationsWord::F32 => "f32",
+            ActivationsWord::Bf16 => "bf16",
+        }
+    }
+}
+
+impl From<ActivationsWord> for Activations {
+    fn from(word: ActivationsWord) -> Self {
+        match word {
+            ActivationsWord::F32 => Activations::F32,
+            ActivationsWord::Bf16 => Activations::Bf16,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RoutingWord {
+    /// By the token's own router logits: the same in a prompt as token by token
+    PerToken,
+    /// As transformers does it, where a prompt's tokens choose by each other's logits
+    Reference,
+}
+
+impl RoutingWord {
+    pub fn name(self) -> &'static str {
+        match self {
+            RoutingWord::PerToken => "per-token",
+            RoutingWord::Reference => "reference",
+        }
+    }
+}
+
+/// How a sequence runs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Sequence")]
+pub struct SequenceOptions {
+    /// Tokens the sequence may have, prompt included [default: no limit; the state is bounded by keep_window_size]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx_size: Option<u32>,
+    /// How experts are chosen for a prompt (MoE checkpoints)
+    #[arg(long, value_enum, default_value_t = RoutingWord::PerToken)]
+    pub routing: RoutingWord,
+}
+
+impl SequenceOptions {
+    pub fn session_options(&self) -> SessionOptions {
+        let default = SessionOptions::default();
+        SessionOptions {
+            ctx_size: self.ctx_size.map_or(default.ctx_size, |n| n as usize),
+            routing: match self.routing {
+                RoutingWord::PerToken => Routing::PerToken,
+                RoutingWord::Reference => Routing::Reference,
+            },
+            ..default
+        }
+    }
+}
+
+/// How much a run tells on stderr.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Output")]
+pub struct OutputOptions {
+    /// Show the effective settings on stderr
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Nothing on stderr but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}

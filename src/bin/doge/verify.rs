@@ -1,0 +1,51 @@
+//! `doge verify`
+
+use std::{
+    io::{stdout, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::Args;
+use doge_engine::{
+    model::SessionOptions,
+    verify::{self, VerifyOptions},
+    Dtype,
+};
+
+use crate::{
+    engine,
+    failure::{Failure, VERIFICATION_FAILED},
+    options::CpuOptions,
+};
+
+/// Runs every golden case found under a folder and compares with what it expects
+///
+/// One line a case. Figures are the largest error as a fraction of its budget: 1 is the edge.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// Folder of golden cases, searched with its subfolders
+    pub dir: PathBuf,
+    /// Hold the matrices as f32, bf16 or f16 instead of as stored
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<Dtype>,
+    #[command(flatten)]
+    pub cpu: CpuOptions,
+}
+
+pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
+    let options = VerifyOptions { cpu: engine::cpu(&args.cpu)?, dtype: args.dtype, block: SessionOptions::default().block };
+    let mut written = Ok(());
+    let reports = verify::run(&args.dir, &options, |report| {
+        if written.is_ok() {
+            written = writeln!(stdout(), "{report}");
+        }
+    })?;
+    let failed = reports.iter().filter(|report| !report.passed()).count();
+    let unread = verify::INFORMATION.join(", ");
+    written
+        .and_then(|()| writeln!(stdout(), "not checked, being for information only: {unread}"))
+        .and_then(|()| writeln!(stdout(), "{} passed, {failed} failed", reports.len() - failed))
+        .map_err(Failure::Output)?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(VERIFICATION_FAILED) })
+}
