@@ -1,0 +1,127 @@
+//! `doge bench` and `doge perplexity`, as a user's shell sees them.
+#![cfg(all(feature = "cli", feature = "embedded-model"))]
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn doge(args: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_doge"))
+        .args(args.split(' '))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("DOGE_ISA")
+        .output()
+        .unwrap()
+}
+
+fn stdout(args: &str) -> String {
+    let output = doge(args);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A prompt row and a generation row, at two depths.
+const ROWS: &str = "bench -m models/doge-bard -p 8 -n 4 -d 0,5 -r 2 -t 2 -q -o";
+
+/// Everything that a row of JSON must have, and that its numbers belong together.
+fn check_row(row: &Value, test: &str, depth: u64) {
+    let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row}"));
+    let text = |key: &str| row[key].as_str().unwrap_or_else(|| panic!("{key}: {row}"));
+    assert_eq!((text("test"), row["depth"].as_u64()), (test, Some(depth)));
+    assert_eq!((text("dtype"), row["threads"].as_u64()), ("bf16", Some(2)));
+    assert!(text("model").contains("doge-bard") && !text("isa").is_empty() && !text("version").is_empty());
+    assert!(row.get("commit").is_some());
+    let speed = &row["tokens_per_second"];
+    let samples: Vec<f64> = speed["samples"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    let [a, b] = samples[..] else { panic!("{speed}") };
+    let median = speed["median"].as_f64().unwrap();
+    let close = |got: f64, want: f64| (got / want - 1.0).abs() < 1e-9;
+    assert!(a > 0.0 && b > 0.0 && close(median, (a + b) / 2.0), "{speed}");
+    assert!((speed["mad"].as_f64().unwrap() - (a - b).abs() / 2.0).abs() < 1e-9 * median, "{speed}");
+    assert!(close(number("read_gb_per_second"), median * number("bytes_per_token") / 1e9), "{row}");
+    assert!(close(number("percent_of_roof"), 100.0 * median / number("roof_tokens_per_second")), "{row}");
+    assert!(number("peak_rss_bytes") > 1e6);
+    assert!(row["machine"].get("cpu").is_some() && row["machine"].get("kernel").is_some());
+}
+
+#[test]
+fn json_rows_are_complete() {
+    let rows: Value = serde_json::from_str(&stdout(&format!("{ROWS} json"))).unwrap();
+    let rows = rows.as_array().unwrap();
+    let wanted = [("pp8", 0), ("tg4", 0), ("pp8", 5), ("tg4", 5)];
+    assert_eq!(rows.len(), wanted.len());
+    rows.iter().zip(wanted).for_each(|(row, (test, depth))| check_row(row, test, depth));
+    // Five tokens deeper, a token reads five keys more of each head.
+    let bytes = |i: usize| rows[i]["bytes_per_token"].as_f64().unwrap();
+    assert!(bytes(3) > bytes(1), "{} and {}", bytes(3), bytes(1));
+    assert!(rows[0]["roof"]["instruction"].is_string() && rows[1]["roof"]["instruction"].is_null());
+}
+
+#[test]
+fn every_output_has_the_rows() {
+    let lines: Vec<Value> = stdout(&format!("{ROWS} jsonl")).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    check_row(&lines[1], "tg4", 0);
+
+    let csv = stdout(&format!("{ROWS} csv"));
+    let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
+    assert_eq!(columns.len(), 5);
+    assert!(columns.iter().all(|&n| n == columns[0]), "{csv}");
+
+    let md = stdout(&format!("{ROWS} md"));
+    let bars: Vec<usize> = md.lines().map(|line| line.matches('|').count()).collect();
+    assert_eq!(bars.len(), 6);
+    assert!(bars.iter().all(|&n| n == bars[0]), "{md}");
+}
+
+#[test]
+fn lists_make_every_combination() {
+    let rows =
+        stdout("bench --preset 20m --dtype f32,bf16 --isa scalar -t 1,2 -p 2 -n 0 -r 1 -d 0,1 -w 64 --no-warmup -q -o jsonl");
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let key = |row: &Value| (row["dtype"].to_string(), row["threads"].to_string(), row["depth"].to_string());
+    let mut keys: Vec<_> = rows.iter().map(key).collect();
+    keys.dedup();
+    assert_eq!(keys.len(), 8, "{keys:?}");
+    assert!(rows.iter().all(|row| row["isa"] == "scalar" && row["model"] == "20m"));
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    for (args, why) in [
+        ("bench --preset 20k", "20k"),
+        ("bench --preset 20m -p 0 -n 0", "nothing to measure"),
+        ("bench --preset 20m --dtype f33", "f33"),
+        ("perplexity models/doge-bard/heldout.txt --window 64 --stride 65", "stride"),
+        ("perplexity no-such-file", "no-such-file"),
+    ] {
+        let output = doge(args);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{args}: {output:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.stdout.is_empty() && stderr.contains(why), "{args}: {stderr}");
+    }
+}
+
+/// The figure that models/doge-bard/expected.json has from the reference.
+#[test]
+fn perplexity_of_the_held_out_text() {
+    let text = stdout("perplexity models/doge-bard/heldout.txt --window 256 --windows 24 -o json");
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["tokens"], 6120);
+    let perplexity = json["perplexity"]["value"].as_f64().unwrap();
+    assert!((perplexity - 69.8754).abs() < 5e-5, "{perplexity}");
+    let error = json["perplexity"]["error"].as_f64().unwrap();
+    assert!(error > 2.0 && error < 4.0, "{error}");
+}
+
+/// bf16 weights widened to f32 are the very weights. (tests/perplexity.rs compares models that differ.)
+#[test]
+fn a_format_is_compared_token_by_token() {
+    let args = "perplexity models/doge-bard/heldout.txt --window 128 --stride 64 --windows 3 --dtype f32 --kl-base bf16 -o json";
+    let same: Value = serde_json::from_str(&stdout(args)).unwrap();
+    assert_eq!(same["tokens"], 127 + 64 + 64);
+    assert_eq!(same["beside"]["mean_kl"]["value"].as_f64(), Some(0.0));
+    assert_eq!(same["beside"]["same_top"]["value"].as_f64(), Some(1.0));
+    assert_eq!(same["beside"]["perplexity_ratio"]["value"].as_f64(), Some(1.0));
+    assert_eq!(same["beside"]["perplexity"], same["perplexity"]);
+}

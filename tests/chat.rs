@@ -1,0 +1,166 @@
+//! Chat templates: every golden chat, where templates come from, and hostile ones. See jinja.rs for the language.
+#![cfg(feature = "text")]
+
+use std::path::Path;
+
+use doge_engine::{ChatFiles, ChatInput, ChatTemplate, Error, Tokenizer};
+use serde_json::{json, Value};
+
+const BARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/doge-bard");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizer");
+const CHAT_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/chat_model");
+
+fn assert_chats(folder: &str, key: &str, ids_key: &str, count: usize) {
+    let expected: Value =
+        serde_json::from_str(&std::fs::read_to_string(Path::new(folder).join("expected.json")).unwrap()).unwrap();
+    let tokenizer = Tokenizer::from_folder(Path::new(folder)).unwrap();
+    let rows = expected[key].as_array().unwrap();
+    assert_eq!(rows.len(), count);
+    let template = ChatTemplate::from_folder(Path::new(folder), None).unwrap();
+    for row in rows {
+        let input = ChatInput {
+            messages: row["messages"].as_array().unwrap(),
+            add_generation_prompt: row["add_generation_prompt"].as_bool().unwrap_or(true),
+            variables: row["kwargs"].as_object().cloned().unwrap_or_default(),
+            ..ChatInput::default()
+        };
+        let text = template.render(&input).unwrap();
+        if let Some(rendered) = row["rendered"].as_str() {
+            assert_eq!(text, rendered);
+        }
+        assert_eq!(json!(tokenizer.encode(&text, false, true).unwrap()), row[ids_key], "{text}");
+    }
+}
+
+#[test]
+fn golden_chats() {
+    assert_chats(GOLDEN, "chat", "ids", 9);
+    assert_chats(CHAT_MODEL, "runs", "prompt_ids", 2);
+}
+
+#[test]
+fn the_bard_has_a_template() {
+    let template = ChatTemplate::from_folder(Path::new(BARD), None).unwrap();
+    let messages = [json!({"role": "user", "content": "Who's there?"})];
+    let text = template.render(&ChatInput { messages: &messages, add_generation_prompt: true, ..ChatInput::default() }).unwrap();
+    assert_eq!(
+        text,
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\nWho's there?<|end_of_text|>\n<|start_header_id|>assistant<|end_header_id|>\n"
+    );
+}
+
+fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
+    let template = ChatTemplate::from_files(ChatFiles { chat_template: Some(source), ..ChatFiles::default() })?;
+    template.render(&ChatInput { messages, ..ChatInput::default() })
+}
+
+fn why(made: Result<String, Error>) -> String {
+    match made {
+        Err(Error::ChatTemplate { why }) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn hostile_templates_end_with_a_named_error() {
+    let forever = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
+    assert!(why(render(forever, &[])).contains("loop forever"));
+    assert!(why(render(
+        "{% set ns = namespace(s='x') %}{% for i in range(99999) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        &[]
+    ))
+    .contains("loop forever"));
+    assert!(why(render("{{ 'x' * 99999999999 }}", &[])).contains("loop forever"));
+    assert!(why(render("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", &[])).contains("recursion"));
+    assert!(!why(render(&format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000)), &[])).is_empty());
+    assert!(!why(render(&"{% if true %}".repeat(5000), &[])).is_empty());
+    assert!(why(render("{{ raise_exception('roles must alternate') }}", &[]))
+        .ends_with("refuses these messages: roles must alternate"));
+    assert!(why(render("{% set d = {} %}{{ d.nope.nope }}", &[])).contains("undefined"));
+    assert!(!why(render("{{ strftime_now('%!') }}", &[])).is_empty());
+    assert!(!why(render("{% include 'other' %}", &[])).is_empty());
+    let deep = (0..300).fold(json!([]), |inner, _| json!([inner]));
+    assert!(why(render("{{ messages[0] | tojson }}", &[json!({"x": deep})])).contains("nested"));
+}
+
+#[test]
+fn a_long_conversation_is_no_endless_loop() {
+    let message = |i: usize| json!({"role": if i % 2 == 0 { "user" } else { "assistant" }, "content": "wort ".repeat(80)});
+    let messages: Vec<Value> = (0..5000).map(message).collect();
+    let template = ChatTemplate::from_folder(Path::new(GOLDEN), None).unwrap();
+    let text = template.render(&ChatInput { messages: &messages, ..ChatInput::default() }).unwrap();
+    assert!(text.len() > 2_000_000);
+}
+
+#[test]
+fn the_date_is_available() {
+    let year: u32 = render("{{ strftime_now('%Y') }}", &[]).unwrap().parse().unwrap();
+    assert!(year >= 2024);
+    let date = render("{{ strftime_now('%d %b %Y') }}", &[]).unwrap();
+    assert_eq!(date.len(), "26 Jul 2024".len(), "{date}");
+}
+
+#[test]
+fn templates_come_from_where_the_checkpoint_has_them() {
+    let config = |template: Value| {
+        json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null, "chat_template": template}).to_string()
+    };
+    let make = |file: Option<&str>, template: Value, map: Option<&str>, tools: Option<&[Value]>| {
+        let config = config(template);
+        let files = ChatFiles { chat_template: file, tokenizer_config: Some(&config), special_tokens_map: map };
+        ChatTemplate::from_files(files)?.render(&ChatInput { tools, ..ChatInput::default() })
+    };
+    let source = "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ tools is none }}";
+    assert_eq!(make(None, json!(source), None, None).unwrap(), "<s></s>True");
+    assert_eq!(
+        make(None, json!(source), Some(r#"{"pad_token": "<p>", "bos_token": "<other>"}"#), None).unwrap(),
+        "<s></s><p>True"
+    );
+    assert_eq!(make(Some("file"), json!(source), None, None).unwrap(), "file");
+    let named = json!([{"name": "rag", "template": "{% broken"}, {"name": "tool_use", "template": "T{{ tools | length }}"}, {"name": "default", "template": "D"}]);
+    assert_eq!(make(None, named.clone(), None, None).unwrap(), "D");
+    assert_eq!(make(None, named, None, Some(&[json!({})])).unwrap(), "T1");
+    assert!(why(make(None, json!([{"name": "tool_use", "template": "T"}]), None, None)).contains("for tools only"));
+    assert!(why(make(None, json!([{"name": "rag", "template": "R"}]), None, None)).contains("none is 'default'"));
+    assert!(why(make(None, Value::Null, None, None)).contains("`generate`"));
+    assert!(matches!(make(None, json!(5), None, None), Err(Error::BadConfig { .. })));
+    assert!(matches!(make(None, json!([{"name": "default"}]), None, None), Err(Error::BadConfig { .. })));
+    let bad_json = ChatFiles { tokenizer_config: Some("{"), chat_template: Some("x"), ..ChatFiles::default() };
+    assert!(matches!(ChatTemplate::from_files(bad_json), Err(Error::BadConfig { .. })));
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(ChatTemplate::from_folder(folder.path(), None), Err(Error::ChatTemplate { .. })));
+    assert!(ChatTemplate::from_folder(folder.path(), Some("mine")).is_ok());
+}
+
+#[test]
+fn inputs_of_a_rendering_are_checked() {
+    let template =
+        ChatTemplate::from_files(ChatFiles { chat_template: Some("{{ x }}{{ documents }}"), ..ChatFiles::default() }).unwrap();
+    let messages = [json!("not an object")];
+    assert!(matches!(
+        template.render(&ChatInput { messages: &messages, ..ChatInput::default() }),
+        Err(Error::BadArgument { what: "messages", .. })
+    ));
+    let variables = json!({"tools": 1}).as_object().unwrap().clone();
+    assert!(matches!(
+        template.render(&ChatInput { variables, ..ChatInput::default() }),
+        Err(Error::BadArgument { what: "variables", .. })
+    ));
+    let variables = json!({"x": [1.5, "ü"]}).as_object().unwrap().clone();
+    let documents = [json!({"title": "t"})];
+    let input = ChatInput { variables, documents: Some(&documents), ..ChatInput::default() };
+    assert_eq!(template.render(&input).unwrap(), "[1.5, 'ü'][{'title': 't'}]");
+}
+
+#[test]
+fn end_of_turn_tokens_are_those_the_template_writes() {
+    let of = |source| {
+        ChatTemplate::from_files(ChatFiles { chat_template: Some(source), ..ChatFiles::default() })
+            .unwrap()
+            .end_of_turn_tokens()
+            .to_vec()
+    };
+    assert_eq!(of("{{ x }}<|im_end|>"), ["<|im_end|>"]);
+    assert_eq!(of("{{ '<|eot_id|>' }}"), ["<|eot_id|>"]);
+    assert!(ChatTemplate::from_folder(Path::new(GOLDEN), None).unwrap().end_of_turn_tokens().is_empty());
+}

@@ -1,0 +1,326 @@
+//! The command `doge` as a user's shell sees it: what goes to stdout, what to stderr, and the exit codes.
+#![cfg(all(feature = "cli", feature = "embedded-model"))]
+
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn doge(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doge"));
+    command.args(args).stdin(Stdio::null());
+    for variable in ["DOGE_ISA", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "NO_COLOR"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    doge(args).output().unwrap()
+}
+
+fn run_with_stdin(args: &[&str], input: &[u8]) -> Output {
+    let mut child = doge(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// It ended with `code`, said nothing on stdout and `why` on stderr.
+fn refused(output: &Output, code: i32, why: &str) {
+    assert_eq!(output.status.code(), Some(code), "{}", stderr(output));
+    assert_eq!(stdout(output), "");
+    assert!(stderr(output).contains(why), "expected '{why}' in: {}", stderr(output));
+}
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn path(path: &str) -> String {
+    repository(path).to_str().unwrap().to_string()
+}
+
+/// A generation that a signal or a closed pipe is to end (without either it takes minutes), after its first byte of text.
+fn endless() -> Child {
+    let args = ["generate", "-p", "ROMEO.\n", "-n", "100000", "--ignore-eos", "--seed", "1"];
+    let mut child = doge(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    child
+}
+
+fn greedy_runs_are_as_expected(folder: &str, args: &[&str]) {
+    let expected: Value = serde_json::from_slice(&std::fs::read(repository(folder).join("expected.json")).unwrap()).unwrap();
+    let runs = expected["runs"].as_array().unwrap();
+    assert!(runs.len() >= 8);
+    for run in runs {
+        let n = run["greedy_ids"].as_array().unwrap().len().to_string();
+        let generate = ["generate", "--json", "-n", &n, "-p", run["prompt"].as_str().unwrap()];
+        let got = json(&self::run(&[&generate, args].concat()));
+        assert_eq!(got["prompt_ids"], run["prompt_ids"]);
+        assert_eq!(got["ids"], run["greedy_ids"]);
+        assert_eq!(got["text"], run["text"]);
+        assert_eq!(got["finish"], "length");
+        assert_eq!(got["settings"]["sampling"]["greedy"], true);
+    }
+}
+
+#[test]
+fn the_embedded_model_says_what_it_should() {
+    greedy_runs_are_as_expected("models/doge-bard", &["-t", "2"]);
+}
+
+#[test]
+fn the_moe_sibling_says_what_it_should() {
+    let folder = "tests/fixtures/doge-bard-moe";
+    greedy_runs_are_as_expected(folder, &["-m", &path(folder), "-t", "1"]);
+}
+
+#[test]
+fn text_goes_to_stdout_and_timings_to_stderr() {
+    let output = run(&["generate", "-p", "ROMEO.", "-n", "20"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!stdout(&output).is_empty());
+    for line in ["load", "prefill", "decode", "peak RSS"] {
+        assert!(stderr(&output).contains(line), "{}", stderr(&output));
+    }
+    assert!(!stderr(&output).contains('\x1b'), "colour where no terminal is");
+
+    let quiet = run(&["generate", "-p", "ROMEO.", "-n", "20", "-q"]);
+    assert_eq!(quiet.stdout, output.stdout);
+    assert_eq!(stderr(&quiet), "");
+    let echoed = run(&["generate", "-p", "ROMEO.", "-n", "20", "-q", "--echo"]);
+    assert_eq!(stdout(&echoed), format!("ROMEO.{}", stdout(&output)));
+    let verbose = run(&["generate", "-p", "ROMEO.", "-n", "20", "-v"]);
+    assert_eq!(verbose.stdout, output.stdout);
+    assert!(stderr(&verbose).contains("\"greedy\": true"), "{}", stderr(&verbose));
+}
+
+#[test]
+fn the_text_may_come_from_a_file_or_stdin() {
+    let from_argument = run(&["generate", "-p", "KING.\n", "-n", "8", "-q"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.txt");
+    std::fs::write(&file, "KING.\n").unwrap();
+    let from_file = run(&["generate", "-f", file.to_str().unwrap(), "-n", "8", "-q"]);
+    assert_eq!(from_file.stdout, from_argument.stdout);
+    for args in [["generate", "-", "-n", "8", "-q"].as_slice(), &["generate", "-f", "-", "-n", "8", "-q"]] {
+        assert_eq!(run_with_stdin(args, b"KING.\n").stdout, from_argument.stdout);
+    }
+    refused(&run(&["generate", "-f", "no/such/file"]), 1, "no/such/file");
+    refused(&run_with_stdin(&["generate", "-"], b"\xff\xfe"), 1, "UTF-8");
+}
+
+#[test]
+fn a_seed_makes_the_same_text_again() {
+    let text = |seed: &str| {
+        let output = run(&["generate", "-p", "ROMEO.\n", "-n", "30", "-q", "--temperature", "1.5", "-s", seed]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        output.stdout
+    };
+    assert_eq!(text("5"), text("5"));
+    assert_ne!(text("5"), text("6"));
+
+    let unseeded = json(&run(&["generate", "-p", "ROMEO.\n", "-n", "30", "--temp", "1.5", "--json"]));
+    let seed = unseeded["settings"]["sampling"]["seed"].to_string();
+    assert_eq!(text(&seed), unseeded["text"].as_str().unwrap().as_bytes());
+}
+
+#[test]
+fn both_spellings_mean_the_same() {
+    let llama = ["--temp", "0.7", "--typical", "0.9", "--repeat-penalty", "1.2", "-n", "5"];
+    let transformers = ["--temperature", "0.7", "--typical-p", "0.9", "--repetition-penalty", "1.2", "--max-new-tokens", "5"];
+    let settings = |options: &[&str]| {
+        let mut args = vec!["generate", "-p", "x", "--json", "--seed", "1", "--top-k", "20", "--top-p", "0.9", "--min-p", "0.01"];
+        args.extend(options);
+        json(&run(&args))["settings"].clone()
+    };
+    let settings_of = settings(&llama);
+    assert_eq!(settings_of, settings(&transformers));
+    let sampling = &settings_of["sampling"];
+    assert_eq!(settings_of["max_new_tokens"], 5);
+    for (name, value) in [("temperature", 0.7), ("typical_p", 0.9), ("repetition_penalty", 1.2), ("top_p", 0.9), ("min_p", 0.01)]
+    {
+        assert_eq!(sampling[name], value);
+    }
+    assert_eq!(sampling["top_k"], 20);
+    assert_eq!(sampling["repetition_window"], Value::Null);
+}
+
+#[test]
+fn stop_strings_end_the_text_and_are_no_part_of_it() {
+    let got = json(&run(&["generate", "-p", "ROMEO.\n", "--json", "-n", "39", "--stop", "nobody", "--stop", "Good morrow"]));
+    assert_eq!(got["finish"], "stop_string");
+    assert_eq!(got["text"], "\n[Enter ANTONIO, ANTONIO, and SALARINO.]\n\nANTONIO.\n");
+    refused(&run(&["generate", "-p", "x", "--stop", ""]), 2, "stop");
+}
+
+#[test]
+fn logit_bias_and_context_act() {
+    // 203 is the newline that every greedy answer to this prompt begins with.
+    let got = json(&run(&["generate", "-p", "ROMEO.\n", "--json", "-n", "1", "--logit-bias", "203=-inf"]));
+    assert_ne!(got["ids"][0], 203);
+    let got = json(&run(&["generate", "-p", "ROMEO.\n", "--json", "-n", "1", "--logit-bias", "1=1e9"]));
+    assert_eq!((got["finish"].as_str(), got["text"].as_str()), (Some("eos"), Some("")));
+    assert_eq!(got["ids"], serde_json::json!([1]), "the token that ends the text is one of the ids");
+    let got = json(&run(&["generate", "-p", "ROMEO.\n", "--json", "-n", "50", "-c", "10"]));
+    assert_eq!(got["finish"], "context_full");
+    // 7 of the prompt, 3 fed back, and the one chosen last, which needs no room.
+    assert_eq!(got["ids"].as_array().unwrap().len(), 4);
+    refused(&run(&["generate", "-p", "ROMEO.\n", "-c", "3"]), 1, "context length of 3");
+    refused(&run(&["generate", "-p", "x", "--logit-bias", "4096=1"]), 2, "4096");
+}
+
+#[test]
+fn special_tokens_are_parsed_unless_forbidden() {
+    let ids = |options: &[&str]| {
+        let mut args = vec!["generate", "-p", "<|end_of_text|>", "--json", "-n", "0"];
+        args.extend(options);
+        json(&run(&args))["prompt_ids"].clone()
+    };
+    assert_eq!(ids(&[]), serde_json::json!([0, 1]));
+    assert_eq!(ids(&["--no-bos"]), serde_json::json!([1]));
+    assert!(ids(&["--no-parse-special"]).as_array().unwrap().len() > 4);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    refused(&run(&["generate"]), 2, "--prompt");
+    refused(&run(&["nonsense"]), 2, "nonsense");
+    refused(&run(&["generate", "-p", "x", "-t", "0"]), 2, "threads");
+    refused(&run(&["generate", "-p", "x", "--isa", "sse9"]), 2, "scalar, avx2, avxvnni, avx512, avx512bf16");
+    refused(&run(&["generate", "-p", "x", "--dtype", "q4"]), 2, "f32, bf16, f16");
+    refused(&run(&["generate", "-p", "x", "--device", "cuda"]), 2, "no CUDA");
+    refused(&run(&["generate", "-p", "x", "--top-p", "2"]), 2, "top_p");
+    refused(&run(&["generate", "-p", "x", "-v", "-q"]), 2, "cannot be used with");
+    let unknown = doge(&["generate", "-p", "x"]).env("DOGE_ISA", "sse9").output().unwrap();
+    refused(&unknown, 2, "scalar, avx2, avxvnni, avx512, avx512bf16");
+}
+
+#[test]
+fn a_bad_model_exits_with_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().to_str().unwrap();
+    refused(&run(&["generate", "-p", "x", "-m", "no/such"]), 3, "no/such");
+    refused(&run(&["inspect", "-m", model]), 3, "config.json");
+    std::fs::copy(repository("models/doge-bard/config.json"), folder.path().join("config.json")).unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), [0xff; 100]).unwrap();
+    refused(&run(&["inspect", "-m", model]), 3, "model.safetensors");
+    let weights = std::fs::read(repository("models/doge-bard/model.safetensors")).unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), &weights[..weights.len() - 1]).unwrap();
+    refused(&run(&["inspect", "-m", model]), 3, "truncated");
+    std::fs::write(folder.path().join("model.safetensors"), &weights).unwrap();
+    refused(&run(&["generate", "-p", "x", "-m", model]), 3, "tokenizer.json");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let mut child = endless();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_with_timings_and_130() {
+    let child = endless();
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(stderr(&output).contains("tok/s"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_chat_remembers() {
+    let args = ["chat", "-n", "12", "--system", "A play.", "-v"];
+    let both = run_with_stdin(&args, b"Who art thou?\n\nAnd thy name?\n/exit\nnever read\n");
+    assert_eq!(both.status.code(), Some(0), "{}", stderr(&both));
+    let forgotten = run_with_stdin(&args, b"Who art thou?\n/reset\nAnd thy name?");
+    let alone = run_with_stdin(&args, b"And thy name?\n");
+    assert!(stdout(&forgotten).ends_with(stdout(&alone)));
+    assert!(!stdout(&both).ends_with(stdout(&alone)), "the second answer does not depend on the first turn");
+    // Each token of the conversation is fed once: the second turn adds only itself.
+    let fed = |output: &Output| -> usize {
+        let line = stderr(output).lines().find(|line| line.starts_with("prefill")).unwrap().to_string();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    assert!(fed(&both) < fed(&forgotten), "{} tokens, {} with /reset", fed(&both), fed(&forgotten));
+}
+
+#[test]
+fn inspect_tells_what_a_checkpoint_is() {
+    let embedded = json(&run(&["inspect", "--json"]));
+    assert_eq!(embedded["variant"], "V2");
+    assert_eq!(embedded["config"]["keep_window_size"], 64);
+    let numbers = |tensor: &Value| -> u64 { tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product() };
+    let parameters: u64 = embedded["tensors"].as_array().unwrap().iter().map(numbers).sum();
+    assert_eq!(embedded["parameters"], parameters);
+    // K and V of 64 tokens and some more beside, for each of 6 layers and 2 heads of 48.
+    assert!(embedded["state_bytes"].as_u64().unwrap() >= 6 * 2 * 2 * 48 * 64 * 4);
+
+    let moe = json(&run(&["inspect", "--json", "-m", &path("tests/fixtures/doge-bard-moe")]));
+    assert_eq!((moe["config"]["num_experts"].as_u64(), moe["config"]["is_moe"].as_bool()), (Some(1024), Some(true)));
+    let text = run(&["inspect", "-m", &path("tests/golden/chat_model")]);
+    assert_eq!((text.status.code(), stderr(&text)), (Some(0), ""));
+    for name in ["model.embed_tokens.weight", "bytes_per_token", "head_dim"] {
+        assert!(stdout(&text).contains(name), "{}", stdout(&text));
+    }
+}
+
+#[test]
+fn doctor_tells_what_is_used() {
+    let report = json(&doge(&["doctor", "--json"]).env("DOGE_ISA", "scalar").output().unwrap());
+    assert_eq!(report["isa"]["chosen"], "scalar");
+    assert_eq!(report["gpu"]["cuda_in_this_build"], false);
+    assert!(report["threads"]["default"].as_u64().unwrap() >= 1);
+    let unknown = json(&doge(&["doctor", "--json"]).env("DOGE_ISA", "sse9").output().unwrap());
+    assert_eq!(unknown["isa"]["chosen"], Value::Null);
+    assert!(unknown["isa"]["why"].as_str().unwrap().contains("sse9"));
+    let text = run(&["doctor"]);
+    assert!(stdout(&text).contains("ISA levels") && stdout(&text).contains("huge pages"), "{}", stdout(&text));
+}
+
+#[test]
+fn version_names_the_levels() {
+    let version = run(&["--version"]);
+    assert!(stdout(&version).contains(env!("CARGO_PKG_VERSION")) && stdout(&version).contains("scalar"));
+}
+
+#[test]
+fn verify_counts_and_exits_with_4_if_a_case_fails() {
+    let case = repository("tests/golden/v2_gqa");
+    let good = run(&["verify", case.to_str().unwrap(), "-t", "2"]);
+    assert_eq!(good.status.code(), Some(0), "{}", stdout(&good));
+    assert!(stdout(&good).ends_with("1 passed, 0 failed\n"), "{}", stdout(&good));
+    // The same expectations, another model: the weights of one tensor are moved.
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "expected.safetensors", "model.safetensors"] {
+        std::fs::copy(case.join(file), folder.path().join(file)).unwrap();
+    }
+    let file = folder.path().join("model.safetensors");
+    let mut weights = std::fs::read(&file).unwrap();
+    let end = weights.len();
+    weights[end - 400..].chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&1f32.to_le_bytes()));
+    std::fs::write(&file, weights).unwrap();
+    let bad = run(&["verify", folder.path().to_str().unwrap()]);
+    assert_eq!(bad.status.code(), Some(4), "{}", stdout(&bad));
+    assert!(stdout(&bad).contains("FAIL") && stdout(&bad).ends_with("0 passed, 1 failed\n"), "{}", stdout(&bad));
+    refused(&run(&["verify", folder.path().join("none").to_str().unwrap()]), 1, "none");
+}

@@ -1,0 +1,133 @@
+//! The generation loop: why it ends, what it counts, and that an earlier turn need not be fed again.
+#![cfg(all(feature = "text", feature = "embedded-model"))]
+
+use std::sync::{atomic::AtomicBool, atomic::Ordering, Arc};
+
+use doge_engine::{
+    embedded,
+    model::{LoadOptions, Model, Session, SessionOptions},
+    ops::Cpu,
+    pool::Pool,
+    Error, Finish, Generation, Kernels, Sampler, SamplingSettings, StopStrings, TextGeneration, Until,
+};
+
+/// Begin of text, `ROMEO.`, newline, and what the model says to that.
+const PROMPT: [u32; 7] = [0, 597, 49, 41, 51, 18, 203];
+const ANSWER: [u32; 8] = [203, 63, 529, 225, 2319, 16, 225, 2319];
+
+fn session(ctx_size: usize) -> Session {
+    let model = Model::new(embedded::checkpoint(&LoadOptions::default()).unwrap());
+    let cpu = Cpu::new(Kernels::detect().unwrap(), Arc::new(Pool::new(1).unwrap()));
+    Session::new(&model, &cpu, SessionOptions { ctx_size, ..SessionOptions::default() }).unwrap()
+}
+
+fn sampler(settings: SamplingSettings) -> Sampler {
+    Sampler::new(settings).unwrap()
+}
+
+fn greedy() -> Sampler {
+    sampler(SamplingSettings::default())
+}
+
+#[test]
+fn it_ends_for_each_reason() {
+    let cancel = AtomicBool::new(true);
+    let until = Until { max_new_tokens: 8, ..Until::default() };
+    let cases = [
+        (usize::MAX, until, Finish::Length, 8),
+        (usize::MAX, Until { max_new_tokens: 0, ..until }, Finish::Length, 0),
+        (usize::MAX, Until { eos_token_ids: &[9, 225], ..until }, Finish::Eos, 4),
+        (usize::MAX, Until { cancel: Some(&cancel), ..until }, Finish::Cancelled, 0),
+        (9, until, Finish::ContextFull, 3),
+    ];
+    for (ctx_size, until, finish, tokens) in cases {
+        let (mut session, mut sampler) = (session(ctx_size), greedy());
+        let mut generation = Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap();
+        let ids: Vec<u32> = generation.by_ref().map(Result::unwrap).collect();
+        assert_eq!(ids, ANSWER[..tokens], "{finish:?}");
+        assert_eq!((generation.finish(), generation.ids()), (Some(finish), ids.as_slice()));
+        assert!(generation.next().is_none());
+        let timings = generation.timings();
+        let fed = (timings.prefill_tokens, timings.decode_tokens);
+        assert_eq!(fed, if tokens == 0 { (0, 0) } else { (7, tokens - 1) }, "{finish:?}");
+    }
+}
+
+#[test]
+fn it_can_be_cancelled_between_tokens() {
+    let cancel = AtomicBool::new(false);
+    let (mut session, mut sampler) = (session(usize::MAX), greedy());
+    let until = Until { max_new_tokens: usize::MAX, cancel: Some(&cancel), ..Until::default() };
+    let mut generation = Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap();
+    generation.by_ref().take(3).for_each(|id| _ = id.unwrap());
+    cancel.store(true, Ordering::Relaxed);
+    assert!(generation.next().is_none());
+    assert_eq!((generation.finish(), generation.ids()), (Some(Finish::Cancelled), &ANSWER[..3]));
+}
+
+#[test]
+fn a_session_goes_on_where_it_was() {
+    let (mut session, mut sampler) = (session(usize::MAX), greedy());
+    let until = |max_new_tokens| Until { max_new_tokens, ..Until::default() };
+    let mut ids = PROMPT.to_vec();
+    for tokens in [3, 1, 4] {
+        let mut generation = Generation::new(&mut session, &mut sampler, &ids, until(tokens)).unwrap();
+        generation.by_ref().for_each(|id| _ = id.unwrap());
+        let (generated, _, timings) = generation.into_parts();
+        // After the first turn only the token chosen last is new.
+        assert_eq!(timings.prefill_tokens, if ids.len() == PROMPT.len() { 7 } else { 1 });
+        ids.extend(generated);
+    }
+    assert_eq!(ids[7..], ANSWER);
+}
+
+#[test]
+fn what_cannot_begin_is_refused() {
+    let (mut session, mut sampler) = (session(6), greedy());
+    let until = Until { max_new_tokens: 1, ..Until::default() };
+    let refused = |session: &mut Session, sampler: &mut Sampler, prompt: &[u32]| {
+        Generation::new(session, sampler, prompt, until).map(|_| ()).unwrap_err()
+    };
+    assert!(matches!(refused(&mut session, &mut sampler, &[]), Error::BadArgument { what: "prompt", .. }));
+    assert!(matches!(refused(&mut session, &mut sampler, &PROMPT), Error::ContextFull { limit: 6 }));
+    // An error inside comes out once, and is the end.
+    let mut generation = Generation::new(&mut session, &mut sampler, &[4096], until).unwrap();
+    assert!(matches!(generation.next(), Some(Err(Error::TokenOutOfRange { id: 4096, vocab_size: 4096 }))));
+    assert!(generation.next().is_none() && generation.finish().is_none());
+}
+
+/// Greedy decoding takes a short cut where the logits are used as they are. A bias of nothing goes the long way.
+#[test]
+fn the_short_cut_of_greedy_decoding_changes_nothing() {
+    let biased = SamplingSettings { logit_bias: vec![(5, 0.0)], ..SamplingSettings::default() };
+    let ids = |mut sampler: Sampler| {
+        let mut session = session(usize::MAX);
+        let until = Until { max_new_tokens: 60, ..Until::default() };
+        Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(greedy()), ids(sampler(biased)));
+    let penalised = SamplingSettings { repetition_penalty: 1.5, ..SamplingSettings::default() };
+    assert_ne!(ids(greedy()), ids(sampler(penalised)), "a penalty acts in greedy decoding too");
+}
+
+#[test]
+fn pieces_make_the_text_and_stop_strings_end_it() {
+    let tokenizer = embedded::tokenizer().unwrap();
+    let text = |eos: &[u32], stops: &[&str]| {
+        let (mut session, mut sampler) = (session(usize::MAX), greedy());
+        let until = Until { max_new_tokens: 8, eos_token_ids: eos, ..Until::default() };
+        let generation = Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap();
+        let stops = StopStrings::new(stops.iter().map(|s| s.to_string()).collect()).unwrap();
+        let mut generation = TextGeneration::new(generation, &tokenizer, stops);
+        let pieces: Vec<String> = generation.by_ref().map(Result::unwrap).collect();
+        assert!(pieces.iter().all(|piece| !piece.is_empty()));
+        (pieces.concat(), generation.ids().len(), generation.finish().unwrap())
+    };
+    let all = "\n[Enter ANTONIO, ANTONIO";
+    assert_eq!(text(&[], &[]), (all.into(), 8, Finish::Length));
+    // The end of what was said could begin a stop string: it comes out when nothing follows.
+    assert_eq!(text(&[], &["NIO and more"]), (all.into(), 8, Finish::Length));
+    // A token that ends the text adds nothing to it, special or not.
+    assert_eq!(text(&[16], &[]), ("\n[Enter ANTONIO".into(), 6, Finish::Eos));
+    assert_eq!(text(&[], &["ter AN", "]"]), ("\n[En".into(), 5, Finish::StopString));
+}

@@ -1,0 +1,95 @@
+//! generation_config.json over config.json.
+
+use doge_engine::{Error, GenerationConfig, SamplingSettings};
+
+fn read(config: &str, generation: &str) -> Result<GenerationConfig, Error> {
+    GenerationConfig::from_json(Some(config), Some(generation))
+}
+
+#[test]
+fn ids_are_looked_up_in_both_files() {
+    let made = read(
+        r#"{"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": 7}"#,
+        r#"{"eos_token_id": [1, 473], "pad_token_id": null}"#,
+    )
+    .unwrap();
+    assert_eq!((made.bos_token_id, made.eos_token_ids, made.pad_token_id), (Some(5), vec![1, 473], Some(7)));
+    let made = read(r#"{"eos_token_id": [2]}"#, "{}").unwrap();
+    assert_eq!((made.bos_token_id, made.eos_token_ids), (None, vec![2]));
+    assert_eq!(GenerationConfig::from_json(None, None).unwrap(), GenerationConfig::default());
+    let bard = GenerationConfig::from_folder(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/doge-bard")).unwrap();
+    assert_eq!((bard.bos_token_id, bard.eos_token_ids, bard.pad_token_id), (Some(0), vec![1], Some(4)));
+}
+
+#[test]
+fn sampling_defaults_are_those_of_transformers() {
+    let plain = read("{}", "{}").unwrap();
+    assert!(plain.sampling.is_greedy() && plain.unsupported.is_empty());
+    let sampled = read("{}", r#"{"do_sample": true, "temperature": 1, "top_p": 0.9}"#).unwrap();
+    assert_eq!(sampled.sampling, SamplingSettings { do_sample: true, top_p: 0.9, top_k: 50, ..SamplingSettings::default() });
+    let all = r#"{"do_sample": true, "temperature": 0.8, "top_k": 0, "top_p": 0.5, "min_p": 0.1, "typical_p": 0.7, "repetition_penalty": 1.1}"#;
+    let sampling = read("{}", all).unwrap().sampling;
+    assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.8, 0, 0.5));
+    assert_eq!((sampling.min_p, sampling.typical_p, sampling.repetition_penalty), (0.1, 0.7, 1.1));
+    // config.json has a say in sampling only where there is no generation_config.json.
+    let old = r#"{"do_sample": true, "top_k": 7}"#;
+    assert!(read(old, "{}").unwrap().sampling.is_greedy());
+    assert_eq!(GenerationConfig::from_json(Some(old), None).unwrap().sampling.top_k, 7);
+}
+
+#[test]
+fn length_limits_count_differently() {
+    let limit = |json: &str, prompt| read("{}", json).unwrap().new_token_limit(prompt);
+    assert_eq!(limit("{}", 10), None);
+    assert_eq!(limit(r#"{"max_length": 30}"#, 10), Some(20));
+    assert_eq!(limit(r#"{"max_length": 30}"#, 40), Some(0));
+    assert_eq!(limit(r#"{"max_length": 30, "max_new_tokens": 25}"#, 10), Some(25));
+}
+
+#[test]
+fn settings_without_effect_are_listed() {
+    let made =
+        read("{}", r#"{"num_beams": 4, "min_length": 0, "suppress_tokens": [3], "guidance_scale": null, "use_cache": true}"#)
+            .unwrap();
+    assert_eq!(made.unsupported, ["num_beams", "suppress_tokens"]);
+}
+
+#[test]
+fn wrong_types_are_named() {
+    for (json, word) in [
+        (r#"{"eos_token_id": "1"}"#, "eos_token_id"),
+        (r#"{"eos_token_id": [1, -1]}"#, "eos_token_id"),
+        (r#"{"eos_token_id": [[1]]}"#, "eos_token_id"),
+        (r#"{"bos_token_id": -1}"#, "bos_token_id"),
+        (r#"{"bos_token_id": 4294967296}"#, "bos_token_id"),
+        (r#"{"pad_token_id": 1.5}"#, "pad_token_id"),
+        (r#"{"do_sample": "yes"}"#, "do_sample"),
+        (r#"{"temperature": "hot"}"#, "temperature"),
+        (r#"{"top_k": 1.5}"#, "top_k"),
+        (r#"{"top_k": -1}"#, "top_k"),
+        (r#"{"top_p": []}"#, "top_p"),
+        (r#"{"max_new_tokens": "many"}"#, "max_new_tokens"),
+        (r#"{"max_length": -5}"#, "max_length"),
+        ("[]", "object"),
+        ("{", "object"),
+        (r#"{"temperature": NaN}"#, "object"),
+    ] {
+        let error = read("{}", json).unwrap_err();
+        assert!(
+            matches!(&error, Error::BadConfig { path, why } if path.ends_with("generation_config.json") && why.contains(word)),
+            "{json}: {error}"
+        );
+    }
+    assert!(matches!(read("7", "{}"), Err(Error::BadConfig { path, .. }) if path.ends_with("config.json")));
+}
+
+#[test]
+fn absurd_files_are_refused_before_they_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(folder.path().join("config.json")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    assert!(matches!(GenerationConfig::from_folder(folder.path()), Err(Error::BadFile { .. })));
+    std::fs::remove_file(folder.path().join("config.json")).unwrap();
+    std::fs::create_dir(folder.path().join("config.json")).unwrap();
+    assert!(matches!(GenerationConfig::from_folder(folder.path()), Err(Error::Io { .. })));
+}

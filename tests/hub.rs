@@ -1,0 +1,134 @@
+//! Looking a model up: paths, the cache's order and layout, names that try to climb.
+
+use std::{fs, path::Path};
+
+use doge_engine::{
+    hub::{resolve, Environment, Resolved},
+    Error,
+};
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+const OTHER: &str = "fedcba9876543210fedcba9876543210fedcba98";
+
+fn cache_at(path: &Path) -> Environment {
+    Environment { hf_hub_cache: Some(path.to_str().unwrap().to_string()), ..Environment::default() }
+}
+
+/// `owner/name` in a cache, with these snapshots and `refs/main`.
+fn fill(cache: &Path, snapshots: &[&str], main: Option<&str>) {
+    let folder = cache.join("models--owner--name");
+    for commit in snapshots {
+        fs::create_dir_all(folder.join("snapshots").join(commit)).unwrap();
+        fs::write(folder.join("snapshots").join(commit).join("config.json"), "{}").unwrap();
+    }
+    if let Some(main) = main {
+        fs::create_dir_all(folder.join("refs")).unwrap();
+        fs::write(folder.join("refs").join("main"), main).unwrap();
+    }
+}
+
+fn not_found(result: Result<Resolved, Error>, words: &[&str]) {
+    match result {
+        Err(error @ Error::ModelNotFound { .. }) => {
+            let message = error.to_string();
+            words.iter().for_each(|word| assert!(message.contains(word), "'{word}' is not in: {message}"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_first_variable_that_is_set_decides() {
+    let mut environment = Environment::default();
+    assert_eq!(environment.cache(), None);
+    let mut expect = |set: &dyn Fn(&mut Environment), path: &str| {
+        set(&mut environment);
+        assert_eq!(environment.cache().unwrap(), Path::new(path));
+    };
+    expect(&|e| e.home = Some("/home/u".into()), "/home/u/.cache/huggingface/hub");
+    expect(&|e| e.xdg_cache_home = Some("/xdg".into()), "/xdg/huggingface/hub");
+    expect(&|e| e.hf_home = Some("~/hf".into()), "/home/u/hf/hub");
+    expect(&|e| e.huggingface_hub_cache = Some("/old".into()), "/old");
+    expect(&|e| e.hf_hub_cache = Some("~/new".into()), "/home/u/new");
+    expect(&|e| e.hf_hub_cache = Some("~other/new".into()), "~other/new");
+}
+
+#[test]
+fn a_path_is_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    fs::write(&file, "").unwrap();
+    for path in [folder.path(), &file] {
+        let found = resolve(path.to_str().unwrap(), None, &Environment::default()).unwrap();
+        assert_eq!(found, Resolved { path: path.to_path_buf(), note: None });
+        let revision = resolve(path.to_str().unwrap(), Some("main"), &Environment::default());
+        assert!(matches!(revision, Err(Error::BadArgument { what: "revision", .. })));
+    }
+}
+
+#[test]
+fn refs_lead_to_the_snapshot() {
+    let cache = tempfile::tempdir().unwrap();
+    fill(cache.path(), &[OTHER, COMMIT], Some(&format!("{COMMIT}\n")));
+    let snapshots = cache.path().join("models--owner--name/snapshots");
+    let environment = cache_at(cache.path());
+    let at = |revision| resolve("owner/name", revision, &environment);
+    assert_eq!(at(None).unwrap(), Resolved { path: snapshots.join(COMMIT), note: None });
+    assert_eq!(at(Some("main")).unwrap().path, snapshots.join(COMMIT));
+    assert_eq!(at(Some(OTHER)).unwrap().path, snapshots.join(OTHER));
+    fs::create_dir_all(cache.path().join("models--owner--name/refs/refs/pr")).unwrap();
+    fs::write(cache.path().join("models--owner--name/refs/refs/pr/1"), OTHER).unwrap();
+    assert_eq!(at(Some("refs/pr/1")).unwrap().path, snapshots.join(OTHER));
+    not_found(at(Some("v9")), &["v9", COMMIT, OTHER, "hf download owner/name"]);
+}
+
+#[test]
+fn without_refs_the_newest_snapshot_and_a_note() {
+    let cache = tempfile::tempdir().unwrap();
+    fill(cache.path(), &[COMMIT], None);
+    let found = resolve("owner/name", None, &cache_at(cache.path())).unwrap();
+    assert!(found.path.ends_with(COMMIT) && found.note.unwrap().contains(COMMIT));
+    // A ref that dangles, and one that climbs.
+    for main in [OTHER, "../../../../etc", ""] {
+        fill(cache.path(), &[COMMIT], Some(main));
+        assert!(resolve("owner/name", None, &cache_at(cache.path())).unwrap().path.ends_with(COMMIT), "{main}");
+    }
+}
+
+#[test]
+fn what_is_not_there() {
+    let cache = tempfile::tempdir().unwrap();
+    let environment = cache_at(cache.path());
+    let place = cache.path().to_str().unwrap();
+    not_found(resolve("owner/name", None, &environment), &["owner/name", place, "--download", "hf download owner/name"]);
+    fs::create_dir_all(cache.path().join("models--owner--name/snapshots")).unwrap();
+    not_found(resolve("owner/name", None, &environment), &["empty", "hf download owner/name"]);
+    not_found(resolve("owner/name", None, &Environment::default()), &["HF_HOME"]);
+}
+
+#[test]
+fn names_that_are_none() {
+    let cache = tempfile::tempdir().unwrap();
+    fill(cache.path(), &[COMMIT], Some(COMMIT));
+    for name in [
+        "name",
+        "a/b/c",
+        "../name",
+        "owner/..",
+        "owner/../x",
+        ".owner/name",
+        "owner/na me",
+        "owner/",
+        "/name",
+        "a--b/c",
+        "owner/na\0me",
+        "",
+        "C:\\x",
+    ] {
+        not_found(resolve(name, None, &cache_at(cache.path())), &["owner/name"]);
+    }
+    for revision in ["../main", "..", "a//b", "/etc", "", "a b", ".git", "a/../../b"] {
+        let found = resolve("owner/name", Some(revision), &cache_at(cache.path()));
+        assert!(matches!(found, Err(Error::BadArgument { what: "revision", .. })), "{revision}: {found:?}");
+    }
+}

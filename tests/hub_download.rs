@@ -1,0 +1,204 @@
+//! `--download` against a server on this machine's loopback: what is asked for, what lands in the cache, what does not.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use doge_engine::{
+    hub::{download::download, resolve, Environment, Secret},
+    model::{Checkpoint, LoadOptions},
+    Error,
+};
+use serde_json::json;
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// What a path answers.
+#[derive(Clone)]
+enum Answer {
+    Body(Vec<u8>),
+    Redirect(String),
+    /// Fewer bytes than announced, then the end.
+    Cut(Vec<u8>),
+}
+
+/// Path and Authorization of each request.
+type Requests = Mutex<Vec<(String, Option<String>)>>;
+
+/// A server that lives as long as the test process.
+struct Server {
+    address: String,
+    requests: Arc<Requests>,
+}
+
+fn serve(answers: BTreeMap<String, Answer>) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let seen = requests.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = answer(stream, &answers, &seen);
+        }
+    });
+    Server { address, requests }
+}
+
+fn answer(mut stream: TcpStream, answers: &BTreeMap<String, Answer>, seen: &Requests) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let first = lines.next().unwrap()?;
+    let path = first.split(' ').nth(1).unwrap_or_default().to_string();
+    let mut authorization = None;
+    for line in lines {
+        let line = line?;
+        if line.is_empty() {
+            break;
+        }
+        if let Some((_, value)) = line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("authorization")) {
+            authorization = Some(value.to_string());
+        }
+    }
+    seen.lock().unwrap().push((path.clone(), authorization));
+    let (head, body) = match answers.get(&path) {
+        Some(Answer::Body(body)) => (format!("200 OK\r\nContent-Length: {}", body.len()), body.clone()),
+        Some(Answer::Cut(body)) => (format!("200 OK\r\nContent-Length: {}", body.len() + 7), body.clone()),
+        Some(Answer::Redirect(to)) => (format!("302 Found\r\nLocation: {to}\r\nContent-Length: 0"), Vec::new()),
+        None => ("404 Not Found\r\nContent-Length: 0".to_string(), Vec::new()),
+    };
+    stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(&body)
+}
+
+/// A golden folder as the hub would serve it.
+fn hub_of(case: &str) -> BTreeMap<String, Answer> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
+    let mut answers = BTreeMap::new();
+    let mut siblings = vec![json!({"rfilename": "README.md"}), json!({"rfilename": "../../evil"})];
+    for entry in fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap();
+        let file = name.file_name().into_string().unwrap();
+        siblings.push(json!({ "rfilename": file }));
+        answers.insert(format!("/owner/name/resolve/{COMMIT}/{file}"), Answer::Body(fs::read(name.path()).unwrap()));
+    }
+    let listing = json!({"sha": COMMIT, "siblings": siblings});
+    answers.insert("/api/models/owner/name/revision/main".into(), Answer::Body(listing.to_string().into_bytes()));
+    answers
+}
+
+fn environment(cache: &Path, server: &Server) -> Environment {
+    Environment {
+        hf_hub_cache: Some(cache.to_str().unwrap().into()),
+        hf_endpoint: Some(format!("{}/", server.address)),
+        ..Environment::default()
+    }
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_checkpoint_lands_in_the_cache() {
+    for (case, weights) in [("v2_gqa", 1), ("sharded", 4)] {
+        let cache = tempfile::tempdir().unwrap();
+        let server = serve(hub_of(case));
+        let environment = environment(cache.path(), &server);
+        assert!(resolve("owner/name", None, &environment).is_err());
+        assert!(server.requests.lock().unwrap().is_empty(), "looking up asked the network");
+
+        let mut last = BTreeMap::new();
+        let found = download("owner/name", None, &environment, &mut |p| {
+            last.insert(p.file.to_string(), (p.done, p.total));
+        })
+        .unwrap();
+        assert_eq!(resolve("owner/name", None, &environment).unwrap(), found);
+        assert_eq!(resolve("owner/name", Some(COMMIT), &environment).unwrap(), found);
+        Checkpoint::load(&found.path, &LoadOptions::default()).unwrap();
+        assert_eq!(last.len(), 1 + weights);
+        assert!(last.values().all(|(done, total)| Some(*done) == *total));
+        // Nothing but what a checkpoint needs, no parts, nothing outside.
+        assert_eq!(files(&found.path), last.into_keys().collect::<Vec<_>>());
+        assert_eq!(files(cache.path()), ["models--owner--name"]);
+
+        // A second time only the listing is asked for.
+        let before = server.requests.lock().unwrap().len();
+        download("owner/name", None, &environment, &mut |_| {}).unwrap();
+        assert_eq!(server.requests.lock().unwrap().len(), before + 1);
+    }
+}
+
+#[test]
+fn a_token_goes_to_the_hub_and_not_to_its_storage() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut answers = hub_of("v2_gqa");
+    let weights = format!("/owner/name/resolve/{COMMIT}/model.safetensors");
+    let storage = serve(BTreeMap::from([("/blob".to_string(), answers[&weights].clone())]));
+    // Another host name, as in life.
+    let elsewhere = storage.address.replace("127.0.0.1", "localhost");
+    answers.insert(weights, Answer::Redirect(format!("{elsewhere}/blob")));
+    let server = serve(answers);
+    let environment = Environment { hf_token: Some(Secret("hf_secret".into())), ..environment(cache.path(), &server) };
+    assert!(!format!("{environment:?}").contains("hf_secret"));
+    let found = download("owner/name", None, &environment, &mut |_| {}).unwrap();
+    Checkpoint::load(&found.path, &LoadOptions::default()).unwrap();
+    assert!(server.requests.lock().unwrap().iter().all(|(_, a)| a.as_deref() == Some("Bearer hf_secret")));
+    assert_eq!(*storage.requests.lock().unwrap(), [("/blob".to_string(), None)]);
+}
+
+fn refused(change: impl FnOnce(&mut BTreeMap<String, Answer>), word: &str) {
+    let cache = tempfile::tempdir().unwrap();
+    let mut answers = hub_of("sharded");
+    change(&mut answers);
+    let server = serve(answers);
+    let environment = environment(cache.path(), &server);
+    let error = download("owner/name", None, &environment, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, Error::Download { .. } | Error::BadFile { .. }), "{error:?}");
+    assert!(error.to_string().contains(word), "'{word}' is not in: {error}");
+    let folder = cache.path().join("models--owner--name");
+    assert!(!folder.join("refs").exists(), "a failed download is named by refs");
+    if let Ok(snapshot) = fs::read_dir(folder.join("snapshots").join(COMMIT)) {
+        assert!(snapshot.flatten().all(|e| !e.file_name().to_string_lossy().contains("part")), "a part is left");
+    }
+}
+
+#[test]
+fn servers_that_fail() {
+    let api = "/api/models/owner/name/revision/main".to_string();
+    let file = |name: &str| format!("/owner/name/resolve/{COMMIT}/{name}");
+    let body = |text: &str| Answer::Body(text.as_bytes().to_vec());
+    refused(|a| drop(a.remove(&api)), "HF_TOKEN");
+    refused(|a| drop(a.insert(api.clone(), body("<html>"))), "not JSON");
+    refused(|a| drop(a.insert(api.clone(), body(r#"{"sha": "../../../tmp/x", "siblings": []}"#))), "commit");
+    refused(|a| drop(a.insert(api.clone(), body(&format!(r#"{{"sha": "{COMMIT}"}}"#)))), "files");
+    refused(|a| drop(a.insert(api.clone(), body(&format!(r#"{{"sha": "{COMMIT}", "siblings": []}}"#)))), "config.json");
+    refused(|a| drop(a.remove(&file("model-00002-of-00003.safetensors"))), "model-00002-of-00003.safetensors");
+    refused(|a| drop(a.insert(file("config.json"), Answer::Cut(b"{}".to_vec()))), "config.json");
+    refused(
+        |a| drop(a.insert(file("model.safetensors.index.json"), body(r#"{"weight_map": {"a": "../x.safetensors"}}"#))),
+        "../x.safetensors",
+    );
+}
+
+#[test]
+fn offline_is_offline() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = serve(hub_of("v2_gqa"));
+    let offline = Environment { offline: true, ..environment(cache.path(), &server) };
+    let error = download("owner/name", None, &offline, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("HF_HUB_OFFLINE"));
+    for name in ["owner", "../x", "owner/../x"] {
+        assert!(matches!(
+            download(name, None, &environment(cache.path(), &server), &mut |_| {}),
+            Err(Error::ModelNotFound { .. })
+        ));
+    }
+    assert!(server.requests.lock().unwrap().is_empty());
+}

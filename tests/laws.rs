@@ -1,0 +1,243 @@
+//! What must hold of any Doge, whatever its weights: the laws by which the engine is built.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use doge_engine::{
+    model::{Checkpoint, Config, LayerWeights, Model, Session, SessionOptions, Variant},
+    ops::Cpu,
+    pool::Pool,
+    reference, stride_bytes, Dtype, Kernels, Layout as Order,
+};
+
+/// Counts what this thread allocates.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: passes everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|n| n.set(n.get() + 1));
+        // SAFETY: as asked by our caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as asked by our caller.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// A small Doge: `change` edits the shape of a V2 model of hidden size 48.
+fn config(change: impl FnOnce(&mut Config)) -> Config {
+    let json = r#"{"model_type": "doge", "vocab_size": 96, "hidden_size": 48, "intermediate_size": 56,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true}"#;
+    let mut config = Config::from_json(json.as_bytes(), "config.json".as_ref()).unwrap();
+    change(&mut config);
+    config
+}
+
+fn moe(config: &mut Config) {
+    (config.is_moe, config.num_experts, config.num_experts_per_tok) = (true, 49, 9);
+}
+
+fn model(config: Config, v1: bool, dtype: Dtype) -> Model {
+    let variant = if v1 { Variant::v1(&config) } else { Variant::v2(&config) };
+    Model::new(Checkpoint::random(config, variant, dtype, 11).unwrap())
+}
+
+fn cpu(threads: usize) -> Cpu {
+    Cpu::new(Kernels::detect().unwrap(), Arc::new(Pool::new(threads).unwrap()))
+}
+
+fn session(model: &Model, cpu: &Cpu, block: usize) -> Session {
+    Session::new(model, cpu, SessionOptions { block, ..SessionOptions::default() }).unwrap()
+}
+
+fn prompt(tokens: usize) -> Vec<u32> {
+    (0..tokens as u32).map(|t| t * t % 89 + 3).collect()
+}
+
+/// All logits of a prompt fed in calls of the given lengths, as bits.
+fn logits(session: &mut Session, ids: &[u32], calls: &[usize]) -> Vec<u32> {
+    struct Bits(Vec<u32>);
+    impl doge_engine::model::Observer for Bits {
+        fn logits(&mut self, _: usize, logits: &[f32]) {
+            self.0.extend(logits.iter().map(|x| x.to_bits()));
+        }
+    }
+    let (mut bits, mut left) = (Bits(Vec::new()), ids);
+    for &call in calls.iter().cycle() {
+        if left.is_empty() {
+            return bits.0;
+        }
+        let (now, rest) = left.split_at(call.min(left.len()));
+        session.feed_observed(now, &mut bits).unwrap();
+        left = rest;
+    }
+    bits.0
+}
+
+/// Shapes that reach every path: V1 and V2, dense and experts, windows, every weight format.
+fn models() -> Vec<(&'static str, Model)> {
+    vec![
+        ("v2", model(config(|_| {}), false, Dtype::F32)),
+        ("v2 window", model(config(|c| c.keep_window_size = 7), false, Dtype::Bf16)),
+        ("v1 window", model(config(|c| c.keep_window_size = 6), true, Dtype::F16)),
+        ("v1 large tiles", model(config(|c| c.keep_window_size = 150), true, Dtype::F32)),
+        ("moe", model(config(moe), false, Dtype::Bf16)),
+        ("v1 moe window", model(config(|c| (moe(c), c.keep_window_size = 9).0), true, Dtype::F32)),
+        ("v2 int8", model(config(|c| c.keep_window_size = 7), false, Dtype::Int8)),
+        ("moe int4", model(config(moe), false, Dtype::Int4)),
+        ("sliding", model(config(|c| (c.sliding_window, c.keep_window_size) = (Some(12), 5)), false, Dtype::F32)),
+    ]
+}
+
+#[test]
+fn the_bits_do_not_depend_on_threads_blocks_or_calls() {
+    let ids = prompt(200);
+    for (name, model) in models() {
+        let one = logits(&mut session(&model, &cpu(1), 256), &ids, &[200]);
+        for threads in [2, 3, 8] {
+            assert_eq!(one, logits(&mut session(&model, &cpu(threads), 256), &ids, &[200]), "{name}: {threads} threads");
+        }
+        for (block, calls) in [(1, &[200][..]), (33, &[200]), (64, &[1]), (16, &[3, 1, 50, 7])] {
+            let other = logits(&mut session(&model, &cpu(2), block), &ids, calls);
+            assert_eq!(one, other, "{name}: blocks of {block}, calls of {calls:?}");
+        }
+    }
+}
+
+#[test]
+fn the_last_token_does_not_reach_back() {
+    let (ids, mut changed) = (prompt(60), prompt(60));
+    *changed.last_mut().unwrap() = 1;
+    for (name, model) in models() {
+        let (a, b) =
+            (logits(&mut session(&model, &cpu(2), 64), &ids, &[60]), logits(&mut session(&model, &cpu(2), 64), &changed, &[60]));
+        let before = a.len() / 60 * 59;
+        assert_eq!(a[..before], b[..before], "{name}");
+        assert_ne!(a[before..], b[before..], "{name}");
+    }
+}
+
+/// While nothing is dropped, the window does not matter.
+#[test]
+fn a_window_as_long_as_the_sequence_is_no_window() {
+    let ids = prompt(40);
+    for v1 in [false, true] {
+        let run =
+            |keep| logits(&mut session(&model(config(|c| c.keep_window_size = keep), v1, Dtype::F32), &cpu(2), 16), &ids, &[40]);
+        assert_eq!(run(40), run(usize::from(u16::MAX)));
+        assert_ne!(run(39), run(40));
+    }
+}
+
+/// Experts are a set: another numbering of the same keys gives the same text.
+#[test]
+fn a_permutation_of_the_keys_permutes_experts_and_nothing_else() {
+    let ids = prompt(50);
+    let straight = Checkpoint::random(config(moe), Variant::v2(&config(moe)), Dtype::F32, 5).unwrap();
+    let mut turned = Checkpoint::random(config(moe), Variant::v2(&config(moe)), Dtype::F32, 5).unwrap();
+    for layer in &mut turned.weights.layers {
+        reverse_first_keys(layer);
+    }
+    let run = |checkpoint| {
+        let model = Model::new(checkpoint);
+        let bits = logits(&mut session(&model, &cpu(1), 64), &ids, &[50]);
+        bits.into_iter().map(f32::from_bits).collect::<Vec<_>>()
+    };
+    // The experts of a token are summed in the order of their ids, which the permutation changes: not the same bits.
+    let (a, b) = (run(straight), run(turned));
+    let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-4, "{worst}");
+}
+
+/// Reverses the order of the first-half keys, and of the experts' rows with them.
+fn reverse_first_keys(layer: &mut LayerWeights) {
+    let experts = layer.experts.as_mut().unwrap();
+    let keys = experts.router_gate.rows() / 2;
+    let reversed = |tensor: &doge_engine::Tensor, rows: &dyn Fn(usize) -> usize| {
+        let row = stride_bytes(tensor.dtype(), Order::Rows, tensor.cols()).unwrap();
+        let m = tensor.matrix();
+        let bytes = (0..tensor.rows()).flat_map(|r| m.bytes()[rows(r) * row..][..row].to_vec()).collect();
+        doge_engine::Tensor::owned(tensor.dtype(), Order::Rows, tensor.rows(), tensor.cols(), bytes).unwrap()
+    };
+    let expert = |e: usize| (keys - 1 - e / keys) * keys + e % keys;
+    experts.router_gate = reversed(&experts.router_gate, &|r| if r < keys { keys - 1 - r } else { r });
+    experts.down_embed = reversed(&experts.down_embed, &expert);
+    experts.up_embed = reversed(&experts.up_embed, &expert);
+}
+
+#[test]
+fn a_decoded_token_allocates_nothing() {
+    for (name, model) in models() {
+        let mut session = session(&model, &cpu(1), 32);
+        session.reserve(300).unwrap();
+        session.feed(&prompt(40)).unwrap();
+        session.feed(&[5]).unwrap();
+        let before = ALLOCATIONS.with(Cell::get);
+        for t in 0..250 {
+            session.feed(&[t % 90]).unwrap();
+        }
+        assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0, "{name}");
+    }
+}
+
+/// 20 000 tokens through a window of 64: the state stops growing, a token takes no longer at the end than at the
+/// beginning, and the last logits are the reference's, which keeps every key.
+#[test]
+fn a_long_sequence_takes_constant_memory_and_time() {
+    const TOKENS: usize = 20_000;
+    for v1 in [false, true] {
+        let model = model(config(|c| (c.keep_window_size, c.head_dim) = (64, 12)), v1, Dtype::F32);
+        let ids: Vec<u32> = (0..TOKENS as u32).map(|t| t.wrapping_mul(2_654_435_761) >> 16).map(|t| t % 96).collect();
+        let mut session = session(&model, &cpu(1), 256);
+        assert_eq!(session.state_bytes(1000), session.state_bytes(1_000_000));
+
+        session.feed(&ids[..TOKENS - 2000]).unwrap();
+        let time = |session: &mut Session, ids: &[u32]| {
+            let start = Instant::now();
+            ids.iter().for_each(|&id| _ = session.feed(&[id]).unwrap());
+            start.elapsed()
+        };
+        let mut young = young_session(&model, &ids);
+        // Other work on the machine makes single timings jump: the best of several says what the code costs.
+        let mut best = [Duration::MAX; 2];
+        for piece in ids[TOKENS - 2000..].chunks(200) {
+            best[0] = best[0].min(time(&mut young, piece));
+            best[1] = best[1].min(time(&mut session, piece));
+        }
+        assert!(best[1] < best[0] * 2, "a token at place 20 000 takes {:?}, at place 200 {:?}", best[1] / 200, best[0] / 200);
+        assert_eq!(session.tokens(), TOKENS);
+
+        let mut truth = reference::forward::Session::new(model.config(), &model.checkpoint().weights);
+        let mut expected = Vec::new();
+        for chunk in ids.chunks(500) {
+            expected = truth.forward(chunk, reference::product_key_router::Routing::PerToken).pop().unwrap();
+        }
+        let mut again = self::session(&model, &cpu(2), 256);
+        let last = again.feed(&ids).unwrap();
+        let worst = last.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+        let top = expected.iter().fold(0.0, |top: f64, x| top.max(x.abs()));
+        // The goldens' own rule: 4e-6 of the largest logit, at least 2e-5.
+        assert!(worst <= (4e-6 * top).max(2e-5), "worst error {worst:e} of logits up to {top}");
+    }
+}
+
+/// A session whose window of 64 has just filled up.
+fn young_session(model: &Model, ids: &[u32]) -> Session {
+    let mut session = session(model, &cpu(1), 256);
+    session.feed(&ids[..200]).unwrap();
+    session
+}

@@ -1,0 +1,72 @@
+//! The comparison of two models against the definitions.
+
+mod common;
+
+use doge_engine::{
+    model::{Checkpoint, Config, Model, Observer, Session, SessionOptions, Variant},
+    perplexity::{compare, score, Windows},
+    Dtype, Kernels,
+};
+
+fn model(seed: u64) -> Model {
+    let config = Config {
+        vocab_size: 300,
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 16,
+        ..Config::default()
+    };
+    let variant = Variant::v2(&config);
+    Model::new(Checkpoint::random(config, variant, Dtype::F32, seed).unwrap())
+}
+
+#[derive(Default)]
+struct Logits(Vec<Vec<f64>>);
+
+impl Observer for Logits {
+    fn logits(&mut self, _: usize, logits: &[f32]) {
+        self.0.push(logits.iter().copied().map(f64::from).collect());
+    }
+}
+
+fn softmax(x: &[f64]) -> Vec<f64> {
+    let sum: f64 = x.iter().map(|x| x.exp()).sum();
+    x.iter().map(|x| x.exp() / sum).collect()
+}
+
+#[test]
+fn divergence_is_what_the_definition_says() {
+    let cpu = common::cpu(Kernels::detect().unwrap(), 2);
+    let (base, other) = (model(7), model(8)); // far apart, so that the direction of the divergence shows
+    let ids: Vec<u32> = (0..50u32).map(|i| i * i % 300).collect();
+    let windows = Windows { window: 20, stride: 10, count: 3 };
+    // Blocks that do not divide a window.
+    let options = SessionOptions { block: 7, ..SessionOptions::default() };
+    let got = compare((&other, &cpu), (&base, &cpu), &ids, windows, options).unwrap();
+
+    let (mut kl, mut same, mut count) = (0.0, 0, 0);
+    for (start, first) in [(0, 1), (10, 10), (20, 10)] {
+        let predictions = [&other, &base].map(|model| {
+            let mut logits = Logits::default();
+            Session::new(model, &cpu, options).unwrap().feed_observed(&ids[start..start + 20], &mut logits).unwrap();
+            logits.0.iter().map(|x| softmax(x)).collect::<Vec<_>>()
+        });
+        let scored = predictions[1].iter().zip(&predictions[0]).take(19).skip(first - 1);
+        for (p, q) in scored {
+            kl += p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+            let top = |x: &[f64]| (0..x.len()).max_by(|&a, &b| x[a].total_cmp(&x[b]).then(b.cmp(&a)));
+            same += usize::from(top(p) == top(q));
+            count += 1;
+        }
+    }
+    assert_eq!((got.kl.count, got.nll.count), (count, count));
+    let want = kl / count as f64;
+    assert!(want > 0.01 && (got.kl.mean / want - 1.0).abs() < 1e-9, "{} where {want} is wanted", got.kl.mean);
+    assert_eq!((got.same_top.mean * count as f64).round() as usize, same);
+    assert_eq!(got.nll, score(&other, &cpu, &ids, windows, options).unwrap());
+    assert_eq!(got.base_nll, score(&base, &cpu, &ids, windows, options).unwrap());
+    assert!((got.nll_difference.mean - (got.nll.mean - got.base_nll.mean)).abs() < 1e-12);
+}

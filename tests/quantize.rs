@@ -1,0 +1,254 @@
+//! int8 and int4 checkpoints: how much they lose, and the files they are kept in.
+#![cfg(feature = "text")]
+
+use std::{fs, path::Path, path::PathBuf, sync::Arc};
+
+use doge_engine::{
+    model::{Checkpoint, LoadOptions, Model, Observer, Session, SessionOptions},
+    ops::Cpu,
+    pool::Pool,
+    quantize, Dtype, Error, Float, Kernels, Layout, Matrix, Tensor,
+};
+use serde_json::{json, Value};
+
+fn bard() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/doge-bard")
+}
+
+fn cpu() -> Cpu {
+    Cpu::new(Kernels::detect().unwrap(), Arc::new(Pool::new(2).unwrap()))
+}
+
+fn load(path: &Path, dtype: Option<Dtype>) -> Checkpoint {
+    Checkpoint::load(path, &LoadOptions { dtype, ..LoadOptions::default() }).unwrap()
+}
+
+/// Sums the loss of each token of a window but the first.
+struct Loss<'a> {
+    window: &'a [u32],
+    sum: f64,
+}
+
+impl Observer for Loss<'_> {
+    fn logits(&mut self, place: usize, logits: &[f32]) {
+        let Some(&next) = self.window.get(place + 1) else { return };
+        let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - top).exp()).sum();
+        self.sum += sum.ln() + top - f64::from(logits[next as usize]);
+    }
+}
+
+/// Mean loss of each window of the model's whole held-out text.
+fn losses(checkpoint: Checkpoint) -> Vec<f64> {
+    let tokenizer = doge_engine::Tokenizer::from_folder(&bard()).unwrap();
+    let text = fs::read_to_string(bard().join("heldout.txt")).unwrap();
+    let ids = tokenizer.encode(&text, false, true).unwrap();
+    let ids: Vec<u32> = checkpoint.config.bos_token_id.into_iter().chain(ids).collect();
+    let (model, cpu) = (Model::new(checkpoint), cpu());
+    let loss = |window: &[u32]| {
+        let mut loss = Loss { window, sum: 0.0 };
+        Session::new(&model, &cpu, SessionOptions::default()).unwrap().feed_observed(window, &mut loss).unwrap();
+        loss.sum / (window.len() - 1) as f64
+    };
+    ids.chunks_exact(256).map(loss).collect()
+}
+
+/// The text is a sample: what any rounding of this size does to its perplexity varies by the standard error of the windows'
+/// differences. A loss is too much if it exceeds the limit by more than two of them.
+#[test]
+fn perplexity_on_held_out_text() {
+    let base = losses(load(&bard(), None));
+    for (dtype, limit) in [(Dtype::Int8, 0.001), (Dtype::Int4, 0.015)] {
+        let n = base.len() as f64;
+        let more: Vec<f64> = losses(load(&bard(), Some(dtype))).iter().zip(&base).map(|(a, b)| a - b).collect();
+        let mean = more.iter().sum::<f64>() / n;
+        let error = (more.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt();
+        let figures = format!("{dtype}: perplexity {:+.3} % ± {:.3} over {n} windows", 100.0 * mean.exp_m1(), 100.0 * error);
+        println!("{figures}");
+        assert!(mean.exp_m1() - 2.0 * error < limit, "{figures}, the limit is {:+.1} %", 100.0 * limit);
+        assert!(error < limit / 3.0, "{figures}: the text is too short to tell");
+    }
+}
+
+/// All matrices that a checkpoint may hold packed, by name.
+fn matrices(checkpoint: &Checkpoint) -> Vec<(String, Tensor)> {
+    let weights = &checkpoint.weights;
+    let mut all = vec![("embed_tokens".to_string(), weights.embed_tokens.clone())];
+    all.extend(weights.lm_head.iter().map(|head| ("lm_head".to_string(), head.clone())));
+    for (i, layer) in weights.layers.iter().enumerate() {
+        let linears =
+            [&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.gate_proj, &layer.up_proj, &layer.down_proj];
+        all.extend(
+            linears.into_iter().enumerate().map(|(j, linear)| (format!("layer {i} projection {j}"), linear.weight.clone())),
+        );
+        if let Some(experts) = &layer.experts {
+            all.push((format!("layer {i} down_embed"), experts.down_embed.clone()));
+            all.push((format!("layer {i} up_embed"), experts.up_embed.clone()));
+        }
+    }
+    all
+}
+
+#[test]
+fn a_written_checkpoint_is_the_one_converted_at_load_in_place() {
+    for (source, dtype) in [("models/doge-bard", Dtype::Int4), ("tests/fixtures/doge-bard-moe", Dtype::Int8)] {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = quantize::write(&source, dtype, folder.path()).unwrap();
+        assert_eq!(bytes as u64, fs::metadata(folder.path().join("model.safetensors")).unwrap().len());
+        for name in ["config.json", "tokenizer.json"] {
+            assert_eq!(fs::read(source.join(name)).unwrap(), fs::read(folder.path().join(name)).unwrap());
+        }
+        let (made, found) = (load(&source, Some(dtype)), load(folder.path(), None));
+        for ((name, made), (_, found)) in matrices(&made).iter().zip(&matrices(&found)) {
+            assert_eq!(
+                (made.dtype(), made.layout(), made.rows(), made.cols()),
+                (found.dtype(), found.layout(), found.rows(), found.cols()),
+                "{name}"
+            );
+            assert_eq!(made.matrix().bytes(), found.matrix().bytes(), "{name}");
+            assert!(found.is_mapped() && found.dtype() == dtype, "{name}");
+            if found.layout() == Layout::Tiles {
+                assert_eq!(found.matrix().bytes().as_ptr() as usize % 64, 0, "{name} does not stand at a line");
+            }
+        }
+        assert_eq!(made.weights.norm, found.weights.norm);
+        assert_eq!(made.weights.layers[0].dt_proj.weight, found.weights.layers[0].dt_proj.weight);
+        assert_eq!((made.bytes_per_token(), made.variant), (found.bytes_per_token(), found.variant));
+        // The same format may be asked for; another may not.
+        assert!(matrices(&load(folder.path(), Some(dtype))).iter().all(|(_, tensor)| tensor.is_mapped()));
+        for other in [Dtype::F32, if dtype == Dtype::Int8 { Dtype::Int4 } else { Dtype::Int8 }] {
+            let options = LoadOptions { dtype: Some(other), ..LoadOptions::default() };
+            let error = Checkpoint::load(folder.path(), &options).unwrap_err();
+            assert!(matches!(&error, Error::BadTensor { why, .. } if why.contains("the checkpoint it was made from")), "{error}");
+        }
+        let again = quantize::write(folder.path(), dtype, &folder.path().join("again")).unwrap_err();
+        assert!(again.to_string().contains("quantised already"), "{again}");
+        let over = quantize::write(&source, dtype, folder.path()).unwrap_err();
+        assert!(over.to_string().contains("there already"), "{over}");
+        assert!(quantize::write(&source, Dtype::Bf16, &folder.path().join("float")).is_err());
+    }
+}
+
+/// Bytes of weights a token reads: 8.5 and 4.5 bits each, but for the tensors that stay f32.
+#[test]
+fn formats_take_the_bytes_they_should() {
+    let (config, variant) = doge_engine::model::family::preset("20m").unwrap();
+    for (dtype, mb) in [(Dtype::Int8, 14.0), (Dtype::Int4, 7.4)] {
+        let found = Checkpoint::random(config.clone(), variant, dtype, 1).unwrap().bytes_per_token() as f64 / 1e6;
+        assert!((found - mb).abs() < 0.1, "{dtype}: {found} MB");
+    }
+}
+
+/// A quantised file whose header and data were tampered with, and what loading says.
+fn tampered(change: impl Fn(&mut Value, &mut Vec<u8>)) -> Error {
+    let folder = tempfile::tempdir().unwrap();
+    quantize::write(&bard(), Dtype::Int8, folder.path()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let mut data = bytes[8 + length..].to_vec();
+    change(&mut header, &mut data);
+    let header = header.to_string();
+    fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+    Checkpoint::load(folder.path(), &LoadOptions::default()).map(drop).unwrap_err()
+}
+
+const Q_PROJ: &str = "model.layers.0.self_attn.q_proj.weight";
+
+/// The metadata's shapes, changed.
+fn reshape(header: &mut Value, change: impl Fn(&mut Value)) {
+    let mut shapes: Value = serde_json::from_str(header["__metadata__"]["shapes"].as_str().unwrap()).unwrap();
+    change(&mut shapes);
+    header["__metadata__"]["shapes"] = json!(shapes.to_string());
+}
+
+#[test]
+fn what_is_not_understood_is_refused_by_name() {
+    let version = tampered(|header, _| header["__metadata__"]["version"] = json!("2"));
+    assert!(
+        matches!(&version, Error::BadFile { why, .. } if why.contains("version '2'") && why.contains("doge quantize")),
+        "{version}"
+    );
+    let dtype = tampered(|header, _| header["__metadata__"]["dtype"] = json!("int3"));
+    assert!(matches!(&dtype, Error::BadFile { why, .. } if why.contains("'int3'")), "{dtype}");
+    for key in ["version", "dtype", "shapes"] {
+        let missing = tampered(|header, _| drop(header["__metadata__"].as_object_mut().unwrap().remove(key)));
+        assert!(matches!(&missing, Error::BadFile { why, .. } if why.contains(key)), "{missing}");
+    }
+    // Without the metadata they are U8 tensors of no use.
+    let bare = tampered(|header, _| drop(header.as_object_mut().unwrap().remove("__metadata__")));
+    assert!(matches!(bare, Error::BadTensor { .. } | Error::MissingTensor { .. }), "{bare}");
+    let unknown = tampered(|header, _| reshape(header, |shapes| drop(shapes.as_object_mut().unwrap().remove(Q_PROJ))));
+    assert!(matches!(&unknown, Error::BadFile { why, .. } if why.contains(Q_PROJ)), "{unknown}");
+    let malformed = tampered(|header, _| header["__metadata__"]["shapes"] = json!("[1]"));
+    assert!(matches!(&malformed, Error::BadFile { why, .. } if why.contains("shapes")), "{malformed}");
+    // int4 needs half the bytes.
+    let size = tampered(|header, _| header["__metadata__"]["dtype"] = json!("int4"));
+    assert!(matches!(&size, Error::BadTensor { why, .. } if why.contains("do not fill int4")), "{size}");
+    let shape = tampered(|header, _| reshape(header, |shapes| shapes[Q_PROJ] = json!([192, 191])));
+    assert!(matches!(&shape, Error::BadTensor { name, why } if name == Q_PROJ && why.contains("191")), "{shape}");
+    let norm = tampered(|header, _| {
+        header["model.norm.weight"]["dtype"] = json!("U8");
+        header["model.norm.weight"]["shape"] = json!([4 * 192]);
+        reshape(header, |shapes| shapes["model.norm.weight"] = json!([192]));
+    });
+    assert!(
+        matches!(&norm, Error::BadTensor { name, why } if name == "model.norm.weight" && why.contains("must be f32")),
+        "{norm}"
+    );
+    // The first line of data are scales.
+    let scale = tampered(|_, data| data[..2].copy_from_slice(&0x7f80u16.to_le_bytes()));
+    assert!(matches!(&scale, Error::NonFinite { place } if place.contains("scale")), "{scale}");
+}
+
+/// Sum of the squared errors of a quantised matrix.
+fn squared_error(dtype: Dtype, x: &[f32], cols: usize) -> f64 {
+    let shape = [x.len() / cols, cols];
+    let bytes = quantize::matrix("x", Float::F32, bytemuck::cast_slice(x), shape, dtype, Layout::Rows).unwrap();
+    let wide = doge_engine::reference::embed::widen(Matrix::new(dtype, shape[0], shape[1], &bytes).unwrap());
+    wide.iter().zip(x).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+}
+
+#[test]
+fn scales_are_better_than_those_of_the_maximum() {
+    let weights = load(&bard(), Some(Dtype::F32)).weights;
+    let bytes = weights.layers[3].down_proj.weight.matrix().bytes().to_vec();
+    let x: &[f32] = &bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>();
+    for (dtype, most, at_least) in [(Dtype::Int8, 127.0, 0.15), (Dtype::Int4, 7.0, 0.3)] {
+        let plain: f64 = x
+            .chunks(32)
+            .map(|group| {
+                let scale = group.iter().fold(0.0f32, |max, x| max.max(x.abs())) / most;
+                group.iter().map(|x| f64::from(x - (x / scale).round() * scale).powi(2)).sum::<f64>()
+            })
+            .sum();
+        let saved = 1.0 - squared_error(dtype, x, 512) / plain;
+        assert!(saved > at_least, "{dtype}: {saved} of the squared error saved");
+    }
+}
+
+#[test]
+fn any_finite_numbers_can_be_quantised_and_others_are_refused() {
+    // Each largest number may be off by a step and a half, wherever it lies between the smallest and the largest f32.
+    for exponent in -140..128 {
+        let top = 2f32.powi(exponent) * if exponent == 127 { 1.999_999_9 } else { 1.3 };
+        let x: Vec<f32> = (0..32).map(|i| top * ((i as f32 - 16.0) / 16.0)).collect();
+        for (dtype, most) in [(Dtype::Int8, 127.0), (Dtype::Int4, 7.0)] {
+            let bytes = quantize::matrix("x", Float::F32, bytemuck::cast_slice(&x), [1, 32], dtype, Layout::Rows).unwrap();
+            let wide = doge_engine::reference::embed::widen(Matrix::new(dtype, 1, 32, &bytes).unwrap());
+            // Below the normal numbers bf16 has few scales.
+            let step = f64::from(top) / most + if exponent < -110 { 1e-36 } else { 0.0 };
+            for (got, want) in wide.iter().zip(&x) {
+                assert!(f64::from(got - want).abs() <= 1.5 * step, "{dtype} 2^{exponent}: {got:e} for {want:e}");
+            }
+        }
+    }
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = vec![0.5f32; 64];
+        x[40] = bad;
+        let refused = quantize::matrix("some.weight", Float::F32, bytemuck::cast_slice(&x), [2, 32], Dtype::Int8, Layout::Tiles);
+        assert!(matches!(refused, Err(Error::NonFinite { place }) if place.contains("some.weight")));
+    }
+}
