@@ -1,0 +1,65 @@
+"""OpenVINO through optimum-intel, batch 1, greedy: a Qwen3 of the same shape with random weights, as there is no Doge.
+
+Usage: worker_openvino.py SIZE FOLDER f32|bf16|int8|int4 THREADS        exports to FOLDER if nothing is there
+"""
+
+import pathlib
+import sys
+import tempfile
+import time
+
+import torch
+from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from shapes import HEAD_DIM, MAX_TOKENS, SHAPES, VOCAB
+from worker import serve
+
+size, folder, dtype, threads = sys.argv[1:5]
+
+
+def export():
+    hidden, inter, layers, heads, kv = SHAPES[size]
+    config = Qwen3Config(
+        vocab_size=VOCAB, hidden_size=hidden, intermediate_size=inter, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv, head_dim=HEAD_DIM, tie_word_embeddings=True, max_position_embeddings=MAX_TOKENS,
+    )
+    group = {"group_size": 64, "sym": True} if dtype == "int4" else {}
+    bits = {"int8": 8, "int4": 4}.get(dtype)
+    how = {"quantization_config": OVWeightQuantizationConfig(bits=bits, **group)} if bits else {"load_in_8bit": False}
+    with tempfile.TemporaryDirectory(dir=pathlib.Path(folder).parent) as source:
+        torch.manual_seed(0)
+        Qwen3ForCausalLM(config).save_pretrained(source)
+        OVModelForCausalLM.from_pretrained(source, export=True, compile=False, **how).save_pretrained(folder)
+
+
+if not pathlib.Path(folder, "openvino_model.xml").exists():
+    export()
+model = OVModelForCausalLM.from_pretrained(folder, ov_config={
+    "INFERENCE_NUM_THREADS": threads,
+    "INFERENCE_PRECISION_HINT": "f32" if dtype == "f32" else "bf16",
+    "PERFORMANCE_HINT": "LATENCY",
+    "NUM_STREAMS": "1",
+})
+
+
+def forward(ids, past, length):
+    out = model(input_ids=ids, attention_mask=torch.ones(1, length, dtype=torch.int64), past_key_values=past)
+    return out.logits[:, -1:].argmax(-1), out.past_key_values
+
+
+def measure(test, tokens, depth):
+    past = None
+    if depth:
+        past = forward(torch.randint(0, VOCAB, (1, depth)), None, depth)[1]
+    ids = torch.randint(0, VOCAB, (1, tokens if test == "pp" else 1))
+    start = time.perf_counter()
+    if test == "pp":
+        forward(ids, past, depth + tokens)
+    else:
+        for i in range(tokens):
+            ids, past = forward(ids, past, depth + i + 1)
+    return tokens / (time.perf_counter() - start)
+
+
+serve(["openvino", "optimum-intel", "nncf", "transformers", "torch"], measure)
