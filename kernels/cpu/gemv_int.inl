@@ -3,7 +3,7 @@
 // Plan: the tiles in INT_STREAMS equal runs, one tile of each run side by side (int_tile.inl): that many long streams of
 // whole lines, and as many independent chains. Every weight is read once and used once; the cost is the memory. Eight
 // streams of 512 outputs read 1.15 times as fast as a plain read of one stream, four neighbouring tiles 0.8 times (Zen 4);
-// software prefetch, at any distance, only made it slower.
+// the few prefetch distances that were tried did not make it faster.
 #pragma once
 
 namespace {

@@ -26,7 +26,7 @@ inline void int_tile(F32V (&sum)[MR][NT * UNITS], const QuantizedRow *rows, cons
       for (int m = 0; m < MR; ++m)
         for (int n = 0; n < NT * UNITS; ++n) dot[m][n] = Q::begin(x[m].offset + g);
 
-#pragma GCC unroll INT_UNROLL // all of them at once cost a fifth: the compiler spreads them over too many registers
+#pragma GCC unroll INT_UNROLL // all of them at once cost a fifth on AVX2: they are spread over too many registers
       for (int l = 0; l < Q::LINES; ++l) {
         typename Q::Line line[NT * UNITS];
         for (int n = 0; n < NT * UNITS; ++n) {
