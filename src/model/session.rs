@@ -157,7 +157,7 @@ impl Session {
             layers: self.layers.clone(),
             scratch: Scratch::default(),
             tokens: self.tokens,
-            room: self.room,
+            room: 0, // a clone has not the capacity that was reserved
         }
     }
 
