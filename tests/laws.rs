@@ -9,7 +9,7 @@ use std::{
 
 use doge_engine::{
     model::{Checkpoint, Config, LayerWeights, Model, Session, SessionOptions, Variant},
-    ops::Cpu,
+    ops::{Cpu, Routing},
     pool::Pool,
     reference, stride_bytes, Dtype, Kernels, Layout as Order,
 };
@@ -116,6 +116,17 @@ fn the_bits_do_not_depend_on_threads_blocks_or_calls() {
             assert_eq!(one, other, "{name}: blocks of {block}, calls of {calls:?}");
         }
     }
+}
+
+/// With reference routing a call is one block, and may be longer than any before it.
+#[test]
+fn a_longer_block_finds_the_keys_of_a_sliding_window() {
+    let model = model(config(|c| (moe(c), c.sliding_window = Some(12)).0), false, Dtype::F32);
+    let run = |block| {
+        let options = SessionOptions { block, routing: Routing::Reference, ..SessionOptions::default() };
+        logits(&mut Session::new(&model, &cpu(2), options).unwrap(), &prompt(60), &[9, 9, 9, 33])
+    };
+    assert_eq!(run(4), run(64));
 }
 
 #[test]

@@ -111,9 +111,32 @@ impl LayerState {
         }
     }
 
-    /// Blocks may have up to `block` tokens from now on; takes effect with the next [`LayerState::reserve`].
-    pub fn set_block(&mut self, block: usize) {
-        self.shape.block = block;
+    /// Blocks may have up to `block` tokens from now on; takes effect with the next [`LayerState::reserve`]. A ring, whose
+    /// rows are found by place, is laid anew at once for a sequence of `tokens` tokens.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn set_block(&mut self, block: usize, tokens: usize) -> Result<()> {
+        let shape = StateShape { block, ..self.shape };
+        let Some(window) = shape.sliding_window.filter(|_| tokens > 0) else {
+            self.shape = shape;
+            return Ok(());
+        };
+        let old = std::mem::replace(self, LayerState::new(shape));
+        self.reserve(tokens)?;
+        let d = shape.head_dim;
+        for place in tokens.saturating_sub(window)..tokens {
+            for (arena, was) in self.arenas.iter_mut().zip(&old.arenas) {
+                let (to, from) = (place % arena.users.len() * d, place % was.users.len() * d);
+                arena.k[to..to + d].copy_from_slice(&was.k[from..from + d]);
+                arena.v[to..to + d].copy_from_slice(&was.v[from..from + d]);
+            }
+            for (ring, was) in self.ring.iter_mut().zip(&old.ring) {
+                let at = place % ring.len();
+                ring[at] = was[place % was.len()];
+            }
+        }
+        Ok(())
     }
 
     /// Makes room for a sequence of `tokens` tokens: afterwards, adding up to that many does not allocate.

@@ -260,7 +260,7 @@ impl Session {
         let rows = self.block_of(ids.len()).min(ids.len());
         if rows > self.shape.block {
             self.shape.block = rows;
-            self.layers.iter_mut().for_each(|layer| layer.set_block(rows));
+            self.layers.iter_mut().try_for_each(|layer| layer.set_block(rows, self.tokens))?;
             self.room = 0;
         }
         let logits = if wanted == Logits::All { rows.min(HEAD_ROWS) } else { 1 };
