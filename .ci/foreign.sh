@@ -16,7 +16,7 @@ check_foreign() (
   # scalar lanes then use; here it takes a flag.
   build() {
     "$1g++" "$3" -std=c++17 -O3 -fno-exceptions -fno-rtti -ffp-contract=off -fno-math-errno -c kernels/cpu/isa_scalar.cpp -o "$2.o"
-    "$1gcc" -std=c11 -Wall -Wextra -O1 -static tests/foreign/scalar.c "$2.o" -lm -o "$2"
+    "$1gcc" -std=c11 -Wall -Wextra -Werror -O1 -static tests/foreign/scalar.c "$2.o" -lm -o "$2"
   }
   build "" "$work/here" -mfma
   build aarch64-linux-gnu- "$work/foreign" -march=armv8-a

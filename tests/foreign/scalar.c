@@ -7,6 +7,9 @@
 
 enum { N = 67, ROWS = 9, HEADS = 2, DIM = 12, KEYS = 40, TOP = 11 };
 
+/* Bytes of one int8 tile of N columns; more than the ROWS of the same table row by row, and than either in int4. */
+enum { INT8_TILE = (N + 63) / 64 * (2 * DOGE_TILE * 2 + DOGE_TILE * 64) };
+
 static const DogeKernelTable *k = &doge_kernels_scalar;
 static uint32_t seed = 1;
 
@@ -19,10 +22,10 @@ static void fill(float *x, size_t n) {
   for (size_t i = 0; i < n; i++) x[i] = 3.0f * next();
 }
 
-/* 16-bit patterns that are small finite numbers both as bf16 and as f16. */
+/* 16-bit patterns that are small finite numbers both as bf16 and as f16, and, byte by byte, quants: no byte is -128. */
 static void fill16(unsigned char *bytes, size_t n) {
   for (size_t i = 0; i < n; i++) {
-    const uint32_t mantissa = (uint32_t)(next() * 511.0f + 511.0f);
+    const uint32_t mantissa = (uint32_t)(next() * 511.0f + 511.0f) | 1;
     const uint16_t half = (uint16_t)(0x3800u | mantissa | (next() < 0 ? 0x8000u : 0));
     memcpy(bytes + 2 * i, &half, 2);
   }
@@ -40,15 +43,29 @@ static void show(const char *op, const void *data, size_t words) {
 
 int main(void) {
   static float x[ROWS * N], y[ROWS * N], w[ROWS * N], out[ROWS * N], bias[ROWS];
-  static unsigned char half[2 * ROWS * N];
-  fill(x, ROWS * N), fill(w, ROWS * N), fill(bias, ROWS), fill16(half, ROWS * N);
-  const void *weights[DOGE_DTYPE_COUNT] = {w, half, half};
+  static unsigned char half[2 * ROWS * N], ints[INT8_TILE], rounded[2 * ROWS * N];
+  static uint32_t quantized[ROWS * DOGE_QUANTIZED_ROW(N) / 4];
+  fill(x, ROWS * N), fill(w, ROWS * N), fill(bias, ROWS), fill16(half, ROWS * N), fill16(ints, INT8_TILE / 2);
+  const void *weights[DOGE_DTYPE_COUNT] = {w, half, half, ints, ints};
 
-  for (int d = 0; d < DOGE_DTYPE_COUNT; d++) {
-    k->embed_row[d](out, weights[d], 3, N), show("embed_row", out, N);
+  for (int d = 0; d < DOGE_DTYPE_COUNT; d++) k->embed_row[d](out, weights[d], 3, N), show("embed_row", out, N);
+  for (int d = 0; d < DOGE_FLOAT_COUNT; d++) {
     k->gemv[d](out, weights[d], x, bias, N, 1, ROWS), show("gemv", out + 1, ROWS - 1);
     const DogeGemmArgs gemm = {out, weights[d], x, bias, ROWS, N, 0, ROWS, ROWS, N};
     k->gemm[d](&gemm), show("gemm", out, ROWS * ROWS);
+  }
+  for (int r = 0; r < ROWS; r++) {
+    k->round_row(rounded + 2 * r * N, x + r * N, N);
+    k->quantize_row(quantized + r * DOGE_QUANTIZED_ROW(N) / 4, x + r * N, N);
+  }
+  show("round_row", rounded, ROWS * N / 2), show("quantize_row", quantized, sizeof quantized / 4);
+  k->gemv_bf16(out, half, rounded, bias, N, 1, ROWS), show("gemv_bf16", out + 1, ROWS - 1);
+  const DogeGemmBf16Args bf16 = {out, half, rounded, bias, ROWS, N, 0, ROWS, ROWS};
+  k->gemm_bf16(&bf16), show("gemm_bf16", out, ROWS * ROWS);
+  for (int d = 0; d < DOGE_INT_COUNT; d++) {
+    k->gemv_int[d](out, ints, quantized, bias, N, 0, ROWS), show("gemv_int", out, ROWS);
+    const DogeGemmIntArgs gemm = {out, ints, quantized, bias, ROWS, N, 0, ROWS, ROWS};
+    k->gemm_int[d](&gemm), show("gemm_int", out, ROWS * ROWS);
   }
   k->rms_norm(out, x, w, N, 1e-6f), show("rms_norm", out, N);
   memcpy(y, x, sizeof y);
