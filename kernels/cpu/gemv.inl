@@ -1,14 +1,15 @@
 // out[o] = dot(weight[o], x) (+ bias[o]), o in [begin, end)
 //
-// Plan: the rows in eight equal runs, and one row of each run side by side, each its own chain of the one sum
+// Plan: the rows in four equal runs, and one row of each run side by side, each its own chain of the one sum
 // (dot_tile.inl); x stays in the L1 cache. Every weight is read once and used once, so the cost is the memory. The idea:
-// eight long streams. Eight neighbouring rows at a time would be eight short ones, often two in one page, which hardware
-// prefetchers lose: 9 to 13 GB/s instead of 23 for rows of 1 or 2 KiB (Zen 4), where a plain read of one stream gives 16.
+// few, long streams. Neighbouring rows side by side are short ones, often two in one page, which hardware prefetchers
+// lose: half of the speed for rows of 2 KiB (Zen 4, huge pages; with small pages it is worse), where four runs of 256 KiB
+// are as fast as a plain read and eight a tenth slower.
 #pragma once
 
 namespace {
 
-constexpr size_t STREAMS = 8;
+constexpr size_t STREAMS = 4;
 
 template <class W, class X>
 void gemv_of(float *out, const void *weight, const X *x, const float *bias, size_t cols, size_t begin, size_t end) {
