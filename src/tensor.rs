@@ -177,7 +177,11 @@ impl Tensor {
 
     /// Bytes that only this tensor (and its clones) holds in memory.
     pub(crate) fn owned_bytes(&self) -> usize {
-        if let Storage::Owned(bytes) = &self.storage { bytes.len() } else { 0 }
+        if let Storage::Owned(bytes) = &self.storage {
+            bytes.len()
+        } else {
+            0
+        }
     }
 
     /// Is it used in place, without a copy?

@@ -4,9 +4,9 @@
 // Per group and tile of keys:
 //   seen     per entry one bit a row: from <= place < until is an interval of places, so an interval of rows
 //   score    tiles of the one sum (dot_tile.inl) along head_dim; then scale and mask, and -infinity where not seen
-//   weigh    the tile's maximum, p = exp(score - maximum)
-//   mix      o[c] = fma(p_t, v_t[c], o[c]) and the sum of p, entry after entry, channels in lanes; an unseen entry is passed
-//            over, not added as 0 * v, which could be NaN or turn a -0 into +0
+//   weigh    the tile's maximum, p = exp(score - maximum), its sum in entry order
+//   mix      o[c] = fma(p_t, v_t[c], o[c]), entry after entry, channels in lanes; an unseen entry is passed over, not added
+//            as 0 * v, which could be NaN or turn a -0 into +0
 //   merge    the running (maximum, total, o) of the row and the tile's, both scaled to the larger maximum
 // Every step works on one row as if it were alone: hence the bits don't depend on the block. The running o stands in `out`.
 // Cost: 4 * head_dim flops per (row, entry), and one read of k and v per group.
@@ -28,7 +28,6 @@ struct AttentionRows {
   float *o[DOGE_ATTENTION_ROWS];      // running sum of p * v
   float largest[DOGE_ATTENTION_ROWS]; // running maximum of the scores
   float total[DOGE_ATTENTION_ROWS];   // running sum of p
-  float sum[DOGE_ATTENTION_ROWS];     // the tile's sum of p
   float *p;                           // [n][length of the tile]: scores, then their exponentials
   float *mixed;                       // [n][head_dim]: the tile's sum of p * v
 };
@@ -148,10 +147,17 @@ inline float weigh(float *p, size_t n) {
   return maximum;
 }
 
+/// The sums of NR rows of p, one entry after another: so unseen entries, which are 0, change nothing. The rows side by side,
+/// since one alone is bound by the latency of an addition.
+template <int NR> inline void add_up(float *total, const float *p, size_t n) {
+  for (int r = 0; r < NR; ++r) total[r] = 0.0f;
+  for (size_t i = 0; i < n; ++i)
+    for (int r = 0; r < NR; ++r) total[r] += p[r * n + i];
+}
+
 /// mixed[r..r+MR][c..c+channels] += p * v over a run of entries; channels = NV * LANES, or fewer than LANES and NV = 1.
-/// With the first channels, sum[r..r+MR] += p: a chain of additions that costs nothing beside the others.
 template <int MR, int NV>
-inline void mix_tile(AttentionRows &rows, const SeenEntries &seen, int r, size_t c, size_t channels) {
+inline void mix_tile(const AttentionRows &rows, const SeenEntries &seen, int r, size_t c, size_t channels) {
   const DogeAttentionArgs *a = rows.args;
   const bool whole = channels == NV * LANES;
   const float *p = rows.p + r * seen.stride + seen.place;
@@ -163,9 +169,6 @@ inline void mix_tile(AttentionRows &rows, const SeenEntries &seen, int r, size_t
       acc[m][j] = whole ? load(from) : load_n(from, channels);
     }
 
-  float sums[MR];
-  for (int m = 0; m < MR; ++m) sums[m] = rows.sum[r + m];
-
   constexpr uint32_t ALL = (1u << MR) - 1;
   for (size_t i = 0; i < seen.n; ++i) {
     const uint32_t by = seen.rows[i] >> r & ALL;
@@ -176,23 +179,18 @@ inline void mix_tile(AttentionRows &rows, const SeenEntries &seen, int r, size_t
     for (int j = 0; j < NV; ++j) vs[j] = whole ? load(v + j * LANES) : load_n(v, channels);
     if (by == ALL) {
       for (int m = 0; m < MR; ++m) {
-        sums[m] += p[m * seen.stride + i];
         const F32V ps = splat(p[m * seen.stride + i]);
         for (int j = 0; j < NV; ++j) acc[m][j] = fma(ps, vs[j], acc[m][j]);
       }
     } else {
       for (int m = 0; m < MR; ++m) {
         if (!(by >> m & 1)) continue;
-        sums[m] += p[m * seen.stride + i];
         const F32V ps = splat(p[m * seen.stride + i]);
         for (int j = 0; j < NV; ++j) acc[m][j] = fma(ps, vs[j], acc[m][j]);
       }
     }
   }
 
-  if (c == 0) {
-    for (int m = 0; m < MR; ++m) rows.sum[r + m] = sums[m];
-  }
   for (int m = 0; m < MR; ++m)
     for (int j = 0; j < NV; ++j) {
       if (whole) store(o + m * a->head_dim + j * LANES, acc[m][j]);
@@ -201,7 +199,7 @@ inline void mix_tile(AttentionRows &rows, const SeenEntries &seen, int r, size_t
 }
 
 /// All channels from c on, NV vectors at a time, the rest by fewer.
-template <int MR, int NV> inline void mix_channels(AttentionRows &rows, const SeenEntries &seen, int r, size_t c) {
+template <int MR, int NV> inline void mix_channels(const AttentionRows &rows, const SeenEntries &seen, int r, size_t c) {
   const size_t head_dim = rows.args->head_dim;
   for (; c + NV * LANES <= head_dim; c += NV * LANES) mix_tile<MR, NV>(rows, seen, r, c, NV * LANES);
   if constexpr (NV > 1) mix_channels<MR, NV / 2>(rows, seen, r, c);
@@ -209,7 +207,7 @@ template <int MR, int NV> inline void mix_channels(AttentionRows &rows, const Se
 }
 
 /// All channels of some <= MR rows, known at run time.
-template <int MR> inline void mix_rows(AttentionRows &rows, const SeenEntries &seen, int r, int some) {
+template <int MR> inline void mix_rows(const AttentionRows &rows, const SeenEntries &seen, int r, int some) {
   if (some == MR) return mix_channels<MR, MIX_SUMS / MR >= 8 ? 8 : MIX_SUMS / MR >= 4 ? 4 : 2>(rows, seen, r, 0);
   if constexpr (MR > 1) mix_rows<MR - 1>(rows, seen, r, some);
 }
@@ -249,10 +247,13 @@ inline void attend_tile(AttentionRows &rows, size_t begin, size_t end) {
   }
   if (!any) return;
 
-  float maximum[DOGE_ATTENTION_ROWS];
+  float maximum[DOGE_ATTENTION_ROWS], total[DOGE_ATTENTION_ROWS];
   const size_t length = end - begin;
-  int r;
-  for (r = 0; r < rows.n; ++r) maximum[r] = weigh(rows.p + r * length, length), rows.sum[r] = 0.0f;
+  for (int r = 0; r < rows.n; ++r) maximum[r] = weigh(rows.p + r * length, length);
+  int r = 0;
+  for (; r + 4 <= rows.n; r += 4) add_up<4>(total + r, rows.p + r * length, length);
+  for (; r < rows.n; ++r) add_up<1>(total + r, rows.p + r * length, length);
+
   memset(rows.mixed, 0, rows.n * a->head_dim * sizeof(float));
   for (size_t place = 0; begin + place < end; place += SEEN_CHUNK) {
     find_seen(seen, rows, begin, end, place);
@@ -261,7 +262,7 @@ inline void attend_tile(AttentionRows &rows, size_t begin, size_t end) {
     }
   }
   for (r = 0; r < rows.n; ++r) {
-    if (any >> r & 1) merge(rows, r, maximum[r], rows.sum[r]);
+    if (any >> r & 1) merge(rows, r, maximum[r], total[r]);
   }
 }
 
