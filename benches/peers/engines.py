@@ -194,7 +194,7 @@ class LlamaCpp(Engine):
         folder.mkdir(parents=True, exist_ok=True)
         pip = [self.own.python, "-m", "pip", "download", "--quiet", "--no-deps"]
         if not list(folder.glob("*.tar.gz")):
-            run([*pip, "--no-binary", ":all:", "--dest", folder, "llama-cpp-python"])
+            run([*pip, "--no-binary", "llama-cpp-python", "--dest", folder, "llama-cpp-python"])
         with tarfile.open(next(folder.glob("*.tar.gz"))) as package:
             package.extractall(folder, filter="data")
         source = next(folder.glob("llama_cpp_python-*/vendor/llama.cpp"))

@@ -205,7 +205,8 @@ impl Session {
         self.admit(ids, wanted)?;
         let model = self.model.clone();
         let Checkpoint { config, variant, weights, .. } = model.checkpoint();
-        let forward = Forward { cpu: &self.cpu, config, variant, weights, routing: self.options.routing };
+        let cpu = self.cpu.for_rows(ids.len());
+        let forward = Forward { cpu: &cpu, config, variant, weights, routing: self.options.routing };
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         self.rope.begin_call(self.tokens + ids.len());
         let mut left = ids;

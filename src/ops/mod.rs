@@ -32,6 +32,8 @@ use crate::{pool::Pool, Error, Kernels, Layout, Matrix, Result};
 pub struct Cpu {
     kernels: Kernels,
     pool: Arc<Pool>,
+    /// Where blocks of several rows run, if not on `pool`.
+    block_pool: Option<Arc<Pool>>,
     activations: Activations,
 }
 
@@ -48,7 +50,19 @@ pub enum Activations {
 
 impl Cpu {
     pub fn new(kernels: Kernels, pool: Arc<Pool>) -> Self {
-        Cpu { kernels, pool, activations: Activations::F32 }
+        Cpu { kernels, pool, block_pool: None, activations: Activations::F32 }
+    }
+
+    /// The same kernels with other threads for blocks of several tokens. A prompt is bound by arithmetic and gains from
+    /// every thread; a single token is bound by memory, which fewer threads may read as fast.
+    pub fn with_block_pool(self, pool: Arc<Pool>) -> Self {
+        Cpu { block_pool: Some(pool), ..self }
+    }
+
+    /// This, with the threads that `rows` tokens at once are to run on as its only ones.
+    pub fn for_rows(&self, rows: usize) -> Cpu {
+        let pool = self.block_pool.as_ref().filter(|_| rows > 1).unwrap_or(&self.pool);
+        Cpu { pool: pool.clone(), block_pool: None, ..*self }
     }
 
     /// The same kernels and threads with another form of activations.
@@ -64,6 +78,7 @@ impl Cpu {
         self.kernels
     }
 
+    /// Threads for a single token; for a block of several, those of [`Cpu::for_rows`].
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }

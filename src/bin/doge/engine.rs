@@ -2,7 +2,6 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +9,6 @@ use doge_engine::{
     hub::{self, Environment, Resolved},
     model::{Checkpoint, LoadOptions, Model},
     ops::Cpu,
-    pool::Pool,
     ChatTemplate, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
 };
 
@@ -132,13 +130,17 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// The kernels and threads that the options ask for.
-pub fn cpu(options: &CpuOptions) -> Result<Cpu, Failure> {
+/// The kernels that the options ask for.
+pub fn device(options: &CpuOptions) -> Result<Kernels, Failure> {
     if options.device == Device::Cuda {
         return Err(Failure::Usage("--device cuda: this build has no CUDA kernels; use --device cpu".into()));
     }
-    let cpu = Cpu::new(kernels(options.isa)?, Arc::new(Pool::new(options.threads())?));
-    Ok(cpu.with_activations(options.activations.into()))
+    kernels(options.isa)
+}
+
+/// The kernels and threads that the options ask for, to run `model`.
+pub fn cpu(options: &CpuOptions, model: &Model) -> Result<Cpu, Failure> {
+    Ok(options.asked_threads().cpu(model, device(options)?, options.activations.into())?)
 }
 
 /// The kernels of a level, or of the one that `DOGE_ISA` asks for, or of the highest that runs.
@@ -167,7 +169,7 @@ pub struct Engine {
 impl Engine {
     pub fn load(model: &ModelOptions, cpu: &CpuOptions, quiet: bool) -> Result<Self, Failure> {
         let start = Instant::now();
-        let cpu = self::cpu(cpu)?;
+        device(cpu)?; // if not, better said before a large file is read
         let source = Source::find(model, quiet)?;
         let checkpoint = source.checkpoint(&model.load_options())?;
         let generation_config = source.generation_config(&checkpoint)?;
@@ -180,6 +182,7 @@ impl Engine {
             }
         }
         let model = Model::new(checkpoint);
+        let cpu = self::cpu(cpu, &model)?;
         Ok(Engine { source, model, cpu, tokenizer, generation_config, load: start.elapsed() })
     }
 
@@ -199,14 +202,15 @@ impl Engine {
     pub fn describe(&self) -> String {
         let (checkpoint, cpu) = (self.model.checkpoint(), &self.cpu);
         format!(
-            "{}: {} ({}), {} parameters, {}; {} with {} threads",
+            "{}: {} ({}), {} parameters, {}; {} with {} threads, {} for a prompt",
             self.source.name(),
             checkpoint.variant.generation(&checkpoint.config),
             checkpoint.variant,
             checkpoint.variant.parameters(&checkpoint.config),
             checkpoint.weights.embed_tokens.dtype(),
             cpu.kernels().isa(),
-            cpu.threads()
+            cpu.threads(),
+            cpu.for_rows(2).threads(),
         )
     }
 }

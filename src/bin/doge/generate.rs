@@ -82,6 +82,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         "dtype": engine.model.checkpoint().weights.embed_tokens.dtype().name(),
         "isa": engine.cpu.kernels().isa().name(),
         "threads": engine.cpu.threads(),
+        "threads_batch": engine.cpu.for_rows(2).threads(),
     });
     if args.output.verbose {
         report::faint(engine.describe());

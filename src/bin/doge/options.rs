@@ -6,9 +6,10 @@ use clap::Args;
 use doge_engine::{
     model::{LoadOptions, SessionOptions},
     ops::{Activations, Routing},
-    pool::{Pool, MAX_THREADS},
     Dtype, Isa,
 };
+
+use crate::threads::{Asked, Threads};
 
 /// Which checkpoint, and how to load it.
 #[derive(Args, Debug)]
@@ -63,14 +64,18 @@ pub struct CpuOptions {
     /// in a prompt where the CPU has a bf16 dot product (level avx512bf16)
     #[arg(long, value_enum, default_value_t = ActivationsWord::F32)]
     pub activations: ActivationsWord,
-    /// Threads [default: what affinity and cgroup quota allow]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
-    pub threads: Option<u16>,
+    /// Threads; auto tries this model with fewer and fewer at the start, some tenths of a second, and takes the fewest that
+    /// are within 5 % of the fastest [default: what affinity and cgroup quota allow]
+    #[arg(short, long, value_name = "N|auto")]
+    pub threads: Option<Threads>,
+    /// Threads for a prompt, as far as it is more than one token; also -tb [default: as --threads]
+    #[arg(long, value_name = "N|auto")]
+    pub threads_batch: Option<Threads>,
 }
 
 impl CpuOptions {
-    pub fn threads(&self) -> usize {
-        self.threads.map_or_else(Pool::default_threads, usize::from)
+    pub fn asked_threads(&self) -> Asked {
+        Asked { threads: self.threads, threads_batch: self.threads_batch }
     }
 }
 

@@ -4,13 +4,15 @@ use std::{
     io::{stdout, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
 use doge_engine::{
     model::{LoadOptions, Model, SessionOptions},
-    ops::Activations,
+    ops::Cpu,
     perplexity::{self, Comparison, Mean, Windows},
+    pool::Pool,
     Dtype,
 };
 use serde_json::{json, Value};
@@ -19,6 +21,7 @@ use crate::{
     engine::{self, Source},
     failure::Failure,
     options::{CpuOptions, ModelOptions},
+    threads::Work,
     version,
 };
 
@@ -62,8 +65,7 @@ pub struct PerplexityArgs {
 }
 
 pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
-    let cpu = engine::cpu(&args.cpu)?;
-    let base_cpu = cpu.clone().with_activations(Activations::F32);
+    let kernels = engine::device(&args.cpu)?;
     let source = Source::find(&args.model, args.quiet)?;
     let checkpoint = source.checkpoint(&args.model.load_options())?;
     let bos = source.generation_config(&checkpoint)?.bos_token_id;
@@ -71,6 +73,11 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let ids: Vec<u32> = bos.into_iter().chain(source.tokenizer()?.encode(&text, false, true)?).collect();
 
     let model = Model::new(checkpoint);
+    let form = args.cpu.activations.into();
+    // There is nothing here but blocks.
+    let threads = args.cpu.asked_threads().count(Work::Block, &model, kernels, form)?;
+    let base_cpu = Cpu::new(kernels, Arc::new(Pool::new(threads)?));
+    let cpu = base_cpu.clone().with_activations(form);
     let windows = Windows {
         window: args.window as usize,
         stride: args.stride.unwrap_or(args.window) as usize,

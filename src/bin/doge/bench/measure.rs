@@ -48,12 +48,25 @@ pub enum Limit {
     Arithmetic { instruction: &'static str },
 }
 
+/// What measures the limits.
+struct Roofs {
+    reads: Roof,
+    arithmetic: Roof,
+}
+
+impl Roofs {
+    fn buffer_bytes(&self) -> u64 {
+        (self.reads.buffer_bytes() + self.arithmetic.buffer_bytes()) as u64
+    }
+}
+
 /// One row of the table.
 pub struct Row {
     pub model: String,
     pub dtype: Dtype,
     pub activations: Activations,
     pub isa: &'static str,
+    /// That ran it: the prompt's or the single token's.
     pub threads: usize,
     pub test: String,
     pub depth: usize,
@@ -138,7 +151,9 @@ impl Bench {
         hand_over: &mut dyn FnMut(Row) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let state = Session::new(model, cpu, SessionOptions::default())?.state_bytes(usize::MAX).min(usize::MAX as u128) as usize;
-        let roof = Roof::new(cpu, model.checkpoint().bytes_per_token().saturating_add(state))?;
+        // Reads for single tokens, arithmetic for blocks: each by the threads that run them.
+        let reads = Roof::new(cpu, model.checkpoint().bytes_per_token().saturating_add(state))?;
+        let roofs = Roofs { reads, arithmetic: Roof::new(&cpu.for_rows(2), 0)? };
         for &depth in &self.depths {
             // Taken in once; every sample goes on from a copy.
             let mut filled = Session::new(model, cpu, SessionOptions::default())?;
@@ -146,13 +161,13 @@ impl Bench {
                 filled.feed(&tokens(model, depth))?;
             }
             for &test in &self.tests {
-                hand_over(self.row(name, &filled, &roof, test)?)?;
+                hand_over(self.row(name, &filled, &roofs, test)?)?;
             }
         }
         Ok(())
     }
 
-    fn row(&self, name: &str, filled: &Session, roof: &Roof, test: Test) -> Result<Row> {
+    fn row(&self, name: &str, filled: &Session, roofs: &Roofs, test: Test) -> Result<Row> {
         let (checkpoint, cpu) = (filled.model().checkpoint(), filled.cpu());
         let dtype = checkpoint.weights.embed_tokens.dtype();
         if self.warms_up {
@@ -165,8 +180,8 @@ impl Bench {
         let kind = cpu.peak_kind(dtype);
         let working_set = checkpoint.bytes_per_token() + filled.bytes_per_token();
         let measure_roof = || match test {
-            Test::Prompt(_) => roof.peak(kind).operations_per_second,
-            Test::Generate(_) => roof.read_bandwidth(working_set),
+            Test::Prompt(_) => roofs.arithmetic.peak(kind).operations_per_second,
+            Test::Generate(_) => roofs.reads.read_bandwidth(working_set),
         };
         host::reset_peak_rss();
         let before = measure_roof();
@@ -177,20 +192,23 @@ impl Bench {
             state = (filled.bytes_per_token() + state_at_end) / 2;
         }
         let after = measure_roof();
-        let peak_rss = host::peak_rss().map(|bytes| bytes.saturating_sub(roof.buffer_bytes() as u64));
+        let peak_rss = host::peak_rss().map(|bytes| bytes.saturating_sub(roofs.buffer_bytes()));
         Ok(Row {
             model: name.to_string(),
             dtype,
             activations: cpu.activations(),
             isa: cpu.kernels().isa().name(),
-            threads: cpu.threads(),
+            threads: match test {
+                Test::Prompt(n) => cpu.for_rows(n).threads(),
+                Test::Generate(_) => cpu.threads(),
+            },
             test: test.to_string(),
             depth: filled.tokens(),
             samples,
             bytes_per_token: cost::bytes_per_token(checkpoint, test, state),
             operations_per_token: cost::operations_per_token(checkpoint, test),
             limit: match test {
-                Test::Prompt(_) => Limit::Arithmetic { instruction: roof.peak_instruction(kind) },
+                Test::Prompt(_) => Limit::Arithmetic { instruction: roofs.arithmetic.peak_instruction(kind) },
                 Test::Generate(_) => Limit::Bandwidth,
             },
             roofs: [before, after],
