@@ -30,10 +30,11 @@ def export():
     with tempfile.TemporaryDirectory(dir=pathlib.Path(folder).parent) as source:
         torch.manual_seed(0)
         Qwen3ForCausalLM(config).save_pretrained(source)
-        OVModelForCausalLM.from_pretrained(source, export=True, compile=False, **how).save_pretrained(folder)
+        OVModelForCausalLM.from_pretrained(source, export=True, compile=False, **how).save_pretrained(folder + ".part")
+    pathlib.Path(folder + ".part").rename(folder)
 
 
-if not pathlib.Path(folder, "openvino_model.xml").exists():
+if not pathlib.Path(folder).exists():
     export()
 model = OVModelForCausalLM.from_pretrained(folder, ov_config={
     "INFERENCE_NUM_THREADS": threads,

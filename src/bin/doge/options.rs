@@ -87,12 +87,12 @@ pub enum ActivationsWord {
     Bf16,
 }
 
-impl ActivationsWord {
-    pub fn name(self) -> &'static str {
-        match self {
-            ActivationsWord::F32 => "f32",
-            ActivationsWord::Bf16 => "bf16",
-        }
+/// The form in which weights of this format really meet their input, whatever was asked for.
+pub fn activations_of(dtype: Dtype, form: Activations) -> &'static str {
+    match (dtype, form) {
+        (Dtype::Int8 | Dtype::Int4, _) => "int8",
+        (Dtype::Bf16, Activations::Bf16) => "bf16",
+        (Dtype::F32 | Dtype::F16 | Dtype::Bf16, _) => "f32",
     }
 }
 

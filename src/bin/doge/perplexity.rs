@@ -20,7 +20,7 @@ use serde_json::{json, Value};
 use crate::{
     engine::{self, Source},
     failure::Failure,
-    options::{CpuOptions, ModelOptions},
+    options::{activations_of, CpuOptions, ModelOptions},
     threads::Work,
     version,
 };
@@ -100,7 +100,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
             object["model"] = json!(source.name());
             object["file"] = json!(args.file.display().to_string());
             (object["window"], object["stride"]) = (json!(windows.window), json!(windows.stride));
-            object["activations"] = json!(args.cpu.activations.name());
+            object["activations"] = json!(activations_of(dtype, form));
             (object["isa"], object["threads"]) = (json!(cpu.kernels().isa().name()), json!(cpu.threads()));
             (object["commit"], object["version"]) = (json!(version::COMMIT), json!(env!("CARGO_PKG_VERSION")));
             object.to_string()

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use doge_engine::{
     model::{Model, Session, SessionOptions},
-    ops::{Activations, Cpu},
+    ops::Cpu,
     roof::Roof,
     Dtype, Result,
 };
 
 use super::cost;
-use crate::{failure::Failure, host};
+use crate::{failure::Failure, host, options::activations_of};
 
 /// Tokens that a warm-up generates at most: enough for the clocks and the branch predictors.
 const WARM_UP: usize = 16;
@@ -44,8 +44,8 @@ pub struct Bench {
 pub enum Limit {
     /// Bytes read.
     Bandwidth,
-    /// Operations of the instruction named.
-    Arithmetic { instruction: &'static str },
+    /// Operations of the row's instruction.
+    Arithmetic,
 }
 
 /// What measures the limits.
@@ -64,7 +64,10 @@ impl Roofs {
 pub struct Row {
     pub model: String,
     pub dtype: Dtype,
-    pub activations: Activations,
+    /// The form in which the weights meet their input.
+    pub activations: &'static str,
+    /// What multiplies them.
+    pub instruction: &'static str,
     pub isa: &'static str,
     /// That ran it: the prompt's or the single token's.
     pub threads: usize,
@@ -83,21 +86,6 @@ pub struct Row {
 }
 
 impl Row {
-    /// The weights' format, and that of the activations where it is not f32.
-    pub fn formats(&self) -> String {
-        match self.activations {
-            Activations::Bf16 if self.dtype == Dtype::Bf16 => format!("{} × bf16", self.dtype),
-            _ => self.dtype.to_string(),
-        }
-    }
-
-    pub fn activations(&self) -> &'static str {
-        match self.activations {
-            Activations::F32 => "f32",
-            Activations::Bf16 => "bf16",
-        }
-    }
-
     pub fn median(&self) -> f64 {
         median(self.samples.clone())
     }
@@ -112,7 +100,7 @@ impl Row {
     fn per_token(&self) -> f64 {
         match self.limit {
             Limit::Bandwidth => self.bytes_per_token,
-            Limit::Arithmetic { .. } => self.operations_per_token,
+            Limit::Arithmetic => self.operations_per_token,
         }
     }
 
@@ -196,7 +184,8 @@ impl Bench {
         Ok(Row {
             model: name.to_string(),
             dtype,
-            activations: cpu.activations(),
+            activations: activations_of(dtype, cpu.activations()),
+            instruction: roofs.arithmetic.peak_instruction(kind),
             isa: cpu.kernels().isa().name(),
             threads: match test {
                 Test::Prompt(n) => cpu.for_rows(n).threads(),
@@ -208,7 +197,7 @@ impl Bench {
             bytes_per_token: cost::bytes_per_token(checkpoint, test, state),
             operations_per_token: cost::operations_per_token(checkpoint, test),
             limit: match test {
-                Test::Prompt(_) => Limit::Arithmetic { instruction: roofs.arithmetic.peak_instruction(kind) },
+                Test::Prompt(_) => Limit::Arithmetic,
                 Test::Generate(_) => Limit::Bandwidth,
             },
             roofs: [before, after],
