@@ -3,6 +3,8 @@
 Usage: worker_openvino.py SIZE FOLDER f32|bf16|int8|int4 THREADS        exports to FOLDER if nothing is there
 """
 
+from worker import serve  # first
+
 import pathlib
 import sys
 import tempfile
@@ -13,7 +15,6 @@ from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from shapes import HEAD_DIM, MAX_TOKENS, SHAPES, VOCAB
-from worker import serve
 
 size, folder, dtype, threads = sys.argv[1:5]
 
