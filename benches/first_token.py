@@ -10,6 +10,7 @@ Needs a release build; numpy comes from PyPI into an environment of its own.
 import argparse
 import json
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def main():
     for file in folder.iterdir():
         file.read_bytes()  # into the page cache
     command = [options.doge, "generate", "-m", folder, "-p", "Once upon a time", "-n", "1", "--json", "-q", *options.more]
-    walls, parts = [], []
+    walls, parts, before = [], [], resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in range(options.runs):
         start = time.perf_counter()
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
@@ -79,6 +80,10 @@ def main():
           f"({1e3 * min(walls):.0f} to {1e3 * max(walls):.0f}, {options.runs} runs), of which")
     for name, time_of_it in told.items():
         print(f"  {time_of_it:6.1f} ms  {name}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    each = lambda name: (getattr(used, name) - getattr(before, name)) / options.runs
+    print(f"CPU in a run: {1e3 * each('ru_utime'):.0f} ms in the program, {1e3 * each('ru_stime'):.0f} ms in the kernel, "
+          f"{each('ru_minflt'):.0f} page faults")
     if median > options.limit:
         sys.exit(f"more than {1e3 * options.limit:.0f} ms")
 
