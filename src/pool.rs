@@ -145,7 +145,8 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// How many threads this process may use: the smaller of its CPU affinity and its cgroup quota.
+    /// How many threads this process may use: the smaller of the calling thread's CPU affinity and the cgroup quota, v1 or
+    /// v2, its own or a parent's, in whole CPUs, rounded down but never to none.
     pub fn default_threads() -> usize {
         std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
     }
