@@ -149,7 +149,8 @@ impl Forward<'_> {
         let router = &mut s.router[..n * 2 * keys]; //                                                         [n, 2K]
         let (expert, weight, hit) = (&mut s.expert[..n * top], &mut s.weight[..n * top], &mut s.hit[..n * top]); // [n, k]
         cpu.linear(router, experts.router_gate.matrix(), h, None)?;
-        cpu.product_key_router(expert, weight, router, self.routing, keys, top, &mut s.routing)?;
+        let scratch = &mut s.routing[..cpu.router_scratch(keys, top)]; // there may be more, for other threads
+        cpu.product_key_router(expert, weight, router, self.routing, keys, top, scratch)?;
         observer.router(i, place, router);
         observer.experts(i, place, expert, weight);
         let (down_embed, up_embed) = (experts.down_embed.matrix(), experts.up_embed.matrix());
