@@ -199,7 +199,9 @@ def main():
                 report.write(path, result)
         for engine in ready:
             engine.close()
-        missing += [{"engine": name, "model": group.size, "dtype": group.dtype, "why": why} for name, why in gaps.items()]
+        for name, why in gaps.items():
+            missing.append({"engine": name, "model": group.size, "dtype": group.dtype, "why": why})
+            say(f"  {name} is missing: {why}")
     report.write(path, result)
     print(path)
     if options.readme:
