@@ -30,13 +30,13 @@ def share(entry):
     return f"{entry['percent_of_roof']:.0f} %" if entry and "percent_of_roof" in entry else "~"
 
 
-def times(row, name):
+def times(row, name, ours="doge"):
     """By how much doge is faster, and in which format the other one ran if not in the same."""
     entry = row["engines"].get(name, {})
-    if "doge_is_faster_by" not in entry:
+    if ours not in entry.get("slower_than", {}):
         return "—"
     other = "" if entry["runs_as"] == row["dtype"] else f" ({entry['runs_as']})"
-    return f"{entry['doge_is_faster_by']:.2f}{other}"
+    return f"{entry['slower_than'][ours]:.2f}{other}"
 
 
 def line(row):
@@ -95,21 +95,23 @@ def markdown(result):
 
 
 def summary(result):
-    """The README's table: one line a model and format."""
+    """The README's table: one line a model, format of the weights and form of their input."""
     rows, lines = {}, []
     for row in result["rows"]:
-        if row["section"] == "main" and "doge" in row["engines"]:
-            rows.setdefault((row["model"], row["dtype"]), {})[row["test"][:2]] = row
+        for ours in ("doge", "doge-bf16"):
+            if row["section"] == "main" and ours in row["engines"]:
+                form = row["engines"][ours]["activations"]
+                rows.setdefault((row["model"], f"{row['dtype']} × {form}", ours), {})[row["test"][:2]] = row
     peers = [name for name in PEERS if any(name in row["engines"] for both in rows.values() for row in both.values())]
-    for (model, dtype), both in rows.items():
-        cells = [model, dtype]
+    for (model, formats, ours_name), both in rows.items():
+        cells = [model, formats]
         for test in ("tg", "pp"):
             row = both.get(test)
-            ours = row["engines"]["doge"] if row else None
+            ours = row["engines"][ours_name] if row else None
             cells += [rate(ours["tokens_per_second"]), share(ours)] if ours else ["—", "—"]
-            cells += [times(row, name) if row else "—" for name in peers]
+            cells += [times(row, name, ours_name) if row else "—" for name in peers]
         lines.append(cells)
-    head = ["", "weights"]
+    head = ["", "weights × input"]
     for test in ("decode", "prefill"):
         head += [f"{test}, tok/s", "of roof", *(f"× {name}" for name in peers)]
     return table(head, lines)

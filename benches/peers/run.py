@@ -35,12 +35,14 @@ from shapes import SHAPES
 
 def arguments():
     words = lambda text: [word for word in text.split(",") if word]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--sections", type=words, default=list(plan.SECTIONS), help=", ".join(plan.SECTIONS))
     parser.add_argument("--engines", type=words, default=list(ENGINES), help=", ".join(ENGINES))
     parser.add_argument("--sizes", type=words, default=list(SHAPES), help="of main: " + ", ".join(SHAPES))
     parser.add_argument("--dtypes", type=words, default=["f32", "bf16", "int8", "int4"], help="of main, in doge's words")
-    parser.add_argument("--quick", action="store_true", help=plan.quick.__doc__)
+    parser.add_argument("--quick", action="store_true", help="some ten minutes once all is set up: other defaults, fewer rows")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=2, help="of each engine in a round")
@@ -56,6 +58,8 @@ def arguments():
     parser.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "benches" / "results")
     parser.add_argument("--readme", action="store_true", help="put the table into the README")
     parser.add_argument("--set-up", action="store_true", help="only make the environments")
+    if "--quick" in sys.argv:
+        parser.set_defaults(**plan.QUICK)
     options = parser.parse_args()
     for known, asked in ((ENGINES, options.engines), (SHAPES, options.sizes), (plan.SECTIONS, options.sections)):
         for word in asked:
@@ -65,8 +69,6 @@ def arguments():
     options.venv = {engine: str(pathlib.Path(path).absolute()) for engine, path in pairs}
     options.doge, options.work = options.doge.absolute(), options.work.absolute()
     options.work.mkdir(parents=True, exist_ok=True)
-    if options.quick:
-        plan.quick(options)
     return options
 
 
@@ -111,7 +113,7 @@ def measure(ready, missing, options, group, row):
 def summary(turns, engine, group, options):
     """Medians over the rounds; ratios round by round."""
     medians = lambda name: [statistics.median(turn["samples"]) for turn in turns[name]]
-    mine, ours = medians(engine.name), medians("doge") if "doge" in turns else []
+    mine = medians(engine.name)
     middle = statistics.median(mine)
     result = {
         "tokens_per_second": middle,
@@ -125,8 +127,11 @@ def summary(turns, engine, group, options):
     steady = [turn["percent_of_roof"] for turn in turns[engine.name] if turn.get("roof", {}).get("steady")]
     if steady:
         result["percent_of_roof"] = statistics.median(steady)
-    if engine.name != "doge" and len(ours) == len(mine):
-        result["doge_is_faster_by"] = statistics.median(a / b for a, b in zip(ours, mine))
+    result["slower_than"] = {}
+    for name in ("doge", "doge-bf16"):
+        ours = medians(name) if name in turns and name != engine.name else []
+        if len(ours) == len(mine):
+            result["slower_than"][name] = statistics.median(a / b for a, b in zip(ours, mine))
     return result
 
 
