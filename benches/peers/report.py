@@ -69,9 +69,10 @@ def section(rows):
 
 def about(result):
     machine = result["machine"]
+    commit = result["versions"].get("doge", {}).get("commit") or result["commit"]  # the binary may be older than the checkout
     threads = {row["threads"] for row in result["rows"]}
     return (f"{machine['cpu']}, {machine['cpus']} CPUs, {'/'.join(map(str, sorted(threads)))} threads, "
-            f"{result['date'][:10]}, commit {result['commit']}")
+            f"{result['date'][:10]}, commit {commit}")
 
 
 def markdown(result):
