@@ -45,6 +45,7 @@ mod generation_config;
 pub mod hub;
 mod isa;
 mod kernels;
+mod logprobs;
 pub mod mapped;
 pub mod model;
 pub mod ops;
@@ -73,6 +74,7 @@ pub use generate::{Finish, Generation, Timings, Until};
 pub use generation_config::GenerationConfig;
 pub use isa::Isa;
 pub use kernels::Kernels;
+pub use logprobs::{Logprob, TokenLogprob};
 pub use sampler::{Sampler, SamplingSettings};
 #[cfg(feature = "text")]
 pub use stop::{StopStrings, Stopped};

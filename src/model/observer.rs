@@ -1,5 +1,7 @@
 //! A window into a forward pass: what the golden data records, layer by layer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 /// Sees intermediate results as a forward pass makes them. Every method does nothing unless overridden.
 ///
 /// A call of n tokens is run in blocks of rows; `place` is the place in the sequence of a block's first row.
@@ -21,6 +23,10 @@ pub trait Observer {
     fn experts(&mut self, layer: usize, place: usize, experts: &[u32], weights: &[f32]) {}
     /// The logits of the token at `place`, `[vocab_size]`.
     fn logits(&mut self, place: usize, logits: &[f32]) {}
+    /// Looked at before each layer: true ends the call with [`crate::Error::Cancelled`].
+    fn cancels(&self) -> bool {
+        false
+    }
     /// Does [`Observer::kept`] want to be called? Gathering costs time and memory.
     fn wants_kept(&self) -> bool {
         false
@@ -31,3 +37,12 @@ pub trait Observer {
 pub struct Unobserved;
 
 impl Observer for Unobserved {}
+
+/// Sees nothing, and cancels when the flag is set.
+pub struct Cancel<'a>(pub &'a AtomicBool);
+
+impl Observer for Cancel<'_> {
+    fn cancels(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -47,6 +47,27 @@ pub enum Activations {
 }
 
 impl Cpu {
+    /// The highest ISA level there is, on as many threads as this process may use; `DOGE_ISA` lowers the level.
+    ///
+    /// # Errors
+    /// As [`Kernels::detect`] and [`Pool::new`]. Never panics.
+    pub fn detect() -> Result<Self> {
+        Ok(Cpu::new(Kernels::detect()?, Arc::new(Pool::new(Pool::default_threads())?)))
+    }
+
+    /// These kernels on these threads, which may be shared with others.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::{ops::Cpu, pool::Pool, Kernels};
+    /// use std::sync::Arc;
+    ///
+    /// let pool = Arc::new(Pool::new(2)?);
+    /// let (one, other) = (Cpu::new(Kernels::detect()?, pool.clone()), Cpu::new(Kernels::detect()?, pool));
+    /// assert_eq!((one.threads(), other.threads()), (2, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(kernels: Kernels, pool: Arc<Pool>) -> Self {
         Cpu { kernels, pool, activations: Activations::F32 }
     }

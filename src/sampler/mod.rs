@@ -71,7 +71,7 @@ impl Sampler {
     /// Logits of negative infinity are never chosen; those of positive infinity share all the probability.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if a logit is NaN or none is above negative infinity; [`Error::TokenOutOfRange`] if a
+    /// [`Error::NonFiniteValue`] if a logit is NaN or none is above negative infinity; [`Error::TokenOutOfRange`] if a
     /// biased token, or with a penalty a token of the history, has no logit; [`Error::BadArgument`] if there are no logits.
     pub fn sample(&mut self, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Result<u32> {
         if self.settings.is_greedy() {
@@ -156,7 +156,7 @@ impl Sampler {
         // A sweep without an early exit is one that the compiler turns into SIMD.
         if logits.iter().fold(false, |nan, x| nan | x.is_nan()) {
             let id = logits.iter().position(|x| x.is_nan()).unwrap_or_default();
-            return Err(Error::NonFinite { place: format!("the logits (NaN for token {id})") });
+            return Err(Error::NonFiniteValue { place: format!("the logits (NaN for token {id})") });
         }
         let settings = &self.settings;
         self.scores.clear();
@@ -204,7 +204,7 @@ impl Sampler {
 }
 
 fn no_candidate() -> Error {
-    Error::NonFinite { place: "the logits (all are negative infinity, so there is no token to choose)".into() }
+    Error::NonFiniteValue { place: "the logits (all are negative infinity, so there is no token to choose)".into() }
 }
 
 fn at<T>(per_token: &mut [T], id: u32) -> Result<&mut T> {

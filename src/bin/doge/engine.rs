@@ -59,7 +59,7 @@ impl Source {
             Source::Embedded => doge_engine::embedded::checkpoint(options),
         };
         checkpoint.map_err(|error| match error {
-            Error::NonFinite { .. } => Failure::Model(error), // at this time it is a weight
+            Error::NonFiniteValue { .. } => Failure::Model(error), // at this time it is a weight
             other => other.into(),
         })
     }

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use doge_engine::{
-    model::{LoadOptions, Model, SessionOptions},
+    model::{Model, SessionOptions},
     ops::Activations,
     perplexity::{self, Comparison, Mean, Windows},
     Dtype,
@@ -80,7 +80,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let result = match args.kl_base {
         None => Measured { nll: perplexity::score(&model, &cpu, &ids, windows, options)?, beside: None },
         Some(dtype) => {
-            let base = Model::new(source.checkpoint(&LoadOptions { dtype: Some(dtype), ..args.model.load_options() })?);
+            let base = Model::new(source.checkpoint(&args.model.load_options().dtype(dtype))?);
             let comparison = perplexity::compare((&model, &cpu), (&base, &base_cpu), &ids, windows, options)?;
             Measured { nll: comparison.nll, beside: Some((dtype, comparison)) }
         }
