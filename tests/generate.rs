@@ -1,7 +1,10 @@
 //! The generation loop: why it ends, what it counts, and that an earlier turn need not be fed again.
 #![cfg(all(feature = "text", feature = "embedded-model"))]
 
-use std::sync::{atomic::AtomicBool, atomic::Ordering, Arc};
+use std::{
+    ops::ControlFlow,
+    sync::{atomic::AtomicBool, atomic::Ordering, Arc},
+};
 
 use doge_engine::{
     embedded,
@@ -63,6 +66,88 @@ fn it_can_be_cancelled_between_tokens() {
     cancel.store(true, Ordering::Relaxed);
     assert!(generation.next().is_none());
     assert_eq!((generation.finish(), generation.ids()), (Some(Finish::Cancelled), &ANSWER[..3]));
+}
+
+/// Ctrl-C while a prompt is fed ends the generation there and then, not after the prompt.
+#[test]
+fn it_can_be_cancelled_in_the_prompt() {
+    let cancel = AtomicBool::new(false);
+    let (mut session, mut sampler) = (session(usize::MAX), greedy());
+    let prompt = vec![3; 20_000];
+    let until = Until::default().max_new_tokens(1).cancel(&cancel);
+    let mut generation = Generation::new(&mut session, &mut sampler, &prompt, until).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            cancel.store(true, Ordering::Relaxed);
+        });
+        assert!(generation.next().is_none());
+    });
+    assert_eq!((generation.finish(), generation.ids()), (Some(Finish::Cancelled), &[][..]));
+    let taken = generation.timings().prefill_tokens;
+    drop(generation);
+    assert!(taken < prompt.len() && taken == session.tokens(), "{taken} tokens were fed");
+}
+
+#[test]
+fn a_fork_generates_from_the_end_of_the_prompt() {
+    let mut session = session(usize::MAX);
+    session.feed(&PROMPT).unwrap();
+    for _ in 0..2 {
+        let (mut fork, mut sampler) = (session.fork().unwrap(), greedy());
+        let until = Until::default().max_new_tokens(8);
+        let mut generation = Generation::new(&mut fork, &mut sampler, &PROMPT, until).unwrap();
+        let ids: Vec<u32> = generation.by_ref().map(Result::unwrap).collect();
+        assert_eq!((ids.as_slice(), generation.timings().prefill_tokens), (&ANSWER[..], 0));
+    }
+}
+
+#[test]
+fn a_callback_may_end_it() {
+    let (mut session, mut sampler) = (session(usize::MAX), greedy());
+    let mut generation = Generation::new(&mut session, &mut sampler, &PROMPT, Until::default()).unwrap();
+    let mut ids = Vec::new();
+    let stream = generation.stream(|id| {
+        ids.push(id);
+        if ids.len() < 5 {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    });
+    stream.unwrap();
+    assert_eq!((ids.as_slice(), generation.finish()), (&ANSWER[..5], Some(Finish::Cancelled)));
+}
+
+#[test]
+fn a_hook_and_log_probabilities_see_the_models_own_logits() {
+    let run = |forbid: Option<u32>| {
+        let (mut session, mut sampler) = (session(usize::MAX), greedy());
+        let mut calls = 0;
+        let until = Until::default().max_new_tokens(4);
+        let generation = Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap();
+        let mut generation = generation.with_logprobs(2).with_logits_hook(|logits, prompt, generated| {
+            assert_eq!((prompt, generated.len()), (&PROMPT[..], calls));
+            calls += 1;
+            forbid.into_iter().for_each(|id| logits[id as usize] = f32::NEG_INFINITY);
+        });
+        let ids: Vec<u32> = generation.by_ref().map(Result::unwrap).collect();
+        let logprobs = generation.logprobs().to_vec();
+        assert_eq!(ids, logprobs.iter().map(|token| token.id).collect::<Vec<_>>());
+        (ids, logprobs)
+    };
+    let (ids, logprobs) = run(None);
+    assert_eq!(ids, ANSWER[..4]);
+    assert!(logprobs.iter().all(|token| token.top[0].id == token.id && token.top[0].logprob == token.logprob));
+    let (other, forbidden) = run(Some(ANSWER[0]));
+    assert_ne!(other[0], ANSWER[0]);
+    // The hook shapes the choice, not what the model thought.
+    assert_eq!(forbidden[0].top, logprobs[0].top);
+    assert!(forbidden[0].logprob < logprobs[0].logprob);
+    // And the same figures come from scoring.
+    let mut session = session(usize::MAX);
+    let scores = session.score(&[&PROMPT[..], &ids].concat(), 2).unwrap();
+    assert_eq!(scores[PROMPT.len()..].iter().flatten().cloned().collect::<Vec<_>>(), logprobs);
 }
 
 #[test]
