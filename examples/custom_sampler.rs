@@ -11,7 +11,7 @@ use doge_engine::{
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
     let tokenizer = embedded::tokenizer()?;
-    let prompt = tokenizer.encode("JULIET.\n", true, true)?;
+    let prompt = embedded::generation_config()?.with_bos(tokenizer.encode("JULIET.\n", true, true)?);
 
     // A hook changes the logits before the library chooses: here, no token of the last eight may come again.
     let mut session = Session::new(&model, &cpu, SessionOptions::default())?;

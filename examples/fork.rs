@@ -11,7 +11,7 @@ use doge_engine::{
 fn main() -> Result<()> {
     let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
     let tokenizer = embedded::tokenizer()?;
-    let prompt = tokenizer.encode("HAMLET.\nTo be, or", true, true)?;
+    let prompt = embedded::generation_config()?.with_bos(tokenizer.encode("HAMLET.\nTo be, or", true, true)?);
     let mut root = Session::new(&model, &cpu, SessionOptions::default())?;
     root.feed(&prompt)?;
 

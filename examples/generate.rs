@@ -18,10 +18,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = GenerationConfig::from_folder(&folder)?;
     let cpu = Cpu::detect()?;
     let mut session = Session::new(&model, &cpu, SessionOptions::default())?;
-    let settings = config.sampling.do_sample(true).temperature(0.8).seed(7);
+    let settings = config.sampling.clone().do_sample(true).temperature(0.8).seed(7);
     let mut sampler = Sampler::new(settings)?;
 
-    let prompt = tokenizer.encode(&text, true, true)?;
+    let prompt = config.with_bos(tokenizer.encode(&text, true, true)?);
     let until = Until::default().max_new_tokens(100).eos_token_ids(&config.eos_token_ids);
     let generation = Generation::new(&mut session, &mut sampler, &prompt, until)?;
     for piece in TextGeneration::new(generation, &tokenizer, StopStrings::default()) {

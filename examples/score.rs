@@ -9,12 +9,12 @@ use doge_engine::{
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args().nth(1).unwrap_or("models/doge-bard/heldout.txt".into());
     let model = Model::new(embedded::checkpoint(&LoadOptions::default())?);
-    let tokenizer = embedded::tokenizer()?;
+    let (tokenizer, config) = (embedded::tokenizer()?, embedded::generation_config()?);
     let begin = Session::new(&model, &Cpu::detect()?, SessionOptions::default())?;
 
     println!("logprob\ttokens\tleast likely\ttext");
     for line in std::fs::read_to_string(path)?.lines().filter(|line| !line.trim().is_empty()).take(20) {
-        let ids = tokenizer.encode(line, true, false)?;
+        let ids = config.with_bos(tokenizer.encode(line, true, false)?);
         // The first token is the beginning of the text, which nothing predicts.
         let scores: Vec<_> = begin.fork()?.score(&ids, 0)?.into_iter().flatten().collect();
         let sum: f32 = scores.iter().map(|score| score.logprob).sum();

@@ -2,8 +2,17 @@
 
 use std::path::PathBuf;
 
+/// What can go wrong here, by default.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What can go wrong, by name. Messages say where, and what to do.
+///
+/// ```
+/// use doge_engine::{model::{LoadOptions, Model}, Error};
+///
+/// let error = Model::load("no/such/folder".as_ref(), &LoadOptions::default()).unwrap_err();
+/// assert!(matches!(error, Error::ModelNotFound { .. }) && error.is_model_error());
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -115,6 +115,15 @@ impl Shared {
 }
 
 /// A pool of `threads` threads, the calling one included. Dropping it ends and joins its workers.
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+///
+/// let (pool, sum) = (doge_engine::pool::Pool::new(2)?, AtomicUsize::new(0));
+/// pool.run(10, |chunk, _thread| _ = sum.fetch_add(chunk, Relaxed));
+/// assert_eq!(sum.into_inner(), 45);
+/// # Ok::<(), doge_engine::Error>(())
+/// ```
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -233,8 +242,7 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test --release --no-default-features --lib pool`: every order of steps that two or three threads
-/// can take, up to a bound on how often one is preempted.
+/// Every order of steps that two or three threads can take, up to a bound on how often one is preempted (tests/loom).
 #[cfg(all(test, loom))]
 mod every_order {
     use super::*;
@@ -262,7 +270,7 @@ mod every_order {
 
     #[test]
     fn three_threads() {
-        check(2, || jobs_run(3, &[2, 2]));
+        check(1, || jobs_run(3, &[2]));
     }
 
     #[test]

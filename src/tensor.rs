@@ -69,22 +69,27 @@ impl<'a> Matrix<'a> {
         (bytes.len() == want).then_some(Matrix { dtype, layout, rows, cols, bytes })
     }
 
+    /// How the weights are stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
+    /// In which order.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
+    /// Outputs of a linear layer, entries of a table.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Inputs of a linear layer, width of a table.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
+    /// As stored.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -130,18 +135,22 @@ impl Tensor {
         Some(Tensor { dtype, layout, rows, cols, size: bytes.len(), storage: Storage::Owned(Arc::new(bytes)) })
     }
 
+    /// How the weights are stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
+    /// In which order.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
+    /// Outputs of a linear layer, entries of a table.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Inputs of a linear layer, width of a table.
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -156,6 +165,7 @@ impl Tensor {
         matches!(self.storage, Storage::Mapped { .. })
     }
 
+    /// To read it.
     pub fn matrix(&self) -> Matrix<'_> {
         let bytes = match &self.storage {
             Storage::Mapped { file, offset } => &file.bytes()[*offset..*offset + self.size],

@@ -199,6 +199,14 @@ fn text_goes_there_and_back() {
     let mut back = vec![0; 100];
     let status = call!(doge_tokenizer_decode(tokenizer, ids.as_ptr(), ids.len(), 1, back.as_mut_ptr(), back.len(), &mut n));
     assert_eq!((status, &back[..n]), (DogeStatus::Ok, said.as_bytes()));
+    let mut eos = [0; 4];
+    assert_eq!(call!(doge_tokenizer_eos(tokenizer, eos.as_mut_ptr(), 4, &mut n)), DogeStatus::Ok);
+    assert_eq!(eos[..n], [1]);
+    assert_eq!(
+        call!(doge_tokenizer_encode(tokenizer, bytes, len, 1, 1, ids.as_mut_ptr(), 0, &mut n)),
+        DogeStatus::BufferTooSmall
+    );
+    assert_eq!(n, ids.len() + 1, "the begin-of-text token");
     let status = call!(doge_tokenizer_encode(tokenizer, [0xff].as_ptr(), 1, 0, 1, null_mut(), 0, &mut n));
     assert_eq!((status, last_error().as_str()), (DogeStatus::BadArgument, "text is not UTF-8"));
     call!(doge_tokenizer_free(tokenizer));

@@ -53,11 +53,16 @@ int main(int argc, char **argv) {
   if (!prompt || !ids) return 1;
   check(doge_tokenizer_encode(tokenizer, (const uint8_t *)text, strlen(text), 1, 1, prompt, n_prompt, &n_prompt), "encode");
 
-  DogeGenerateOptions options = {sizeof options};
+  uint32_t eos[8];
+  size_t n_eos;
+  check(doge_tokenizer_eos(tokenizer, eos, 8, &n_eos), "eos");
+  DogeGenerateOptions options = {.struct_size = sizeof options};
   options.max_new_tokens = tokens;
+  options.eos_token_ids = eos;
+  options.n_eos_token_ids = n_eos;
   options.tokenizer = tokenizer;
   options.on_text = only_ids ? NULL : print;
-  DogeGenerated result = {sizeof result};
+  DogeGenerated result = {.struct_size = sizeof result};
   check(doge_generate(session, prompt, n_prompt, &options, ids, tokens, &result), "generate");
   for (size_t i = 0; only_ids && i < result.n_tokens; i++) printf("%u ", ids[i]);
   printf("\n");

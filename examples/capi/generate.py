@@ -73,7 +73,10 @@ def main():
         sys.stdout.flush()
         return 0
 
-    options = GenerateOptions(struct_size=ctypes.sizeof(GenerateOptions), max_new_tokens=args.tokens)
+    eos, n_eos = (c_uint32 * 8)(), c_size_t()
+    doge.call("doge_tokenizer_eos", tokenizer, eos, c_size_t(len(eos)), byref(n_eos))
+    options = GenerateOptions(struct_size=ctypes.sizeof(GenerateOptions), max_new_tokens=args.tokens, eos_token_ids=eos,
+                              n_eos_token_ids=n_eos.value)
     if not args.only_ids:
         options.on_text, options.tokenizer = on_text, tokenizer
     ids, result = (c_uint32 * args.tokens)(), Generated(struct_size=ctypes.sizeof(Generated))

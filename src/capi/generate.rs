@@ -180,7 +180,7 @@ unsafe fn generate(
         }
         if let (Some(on_text), Some(tokenizer)) = (options.on_text, tokenizer) {
             if generation.finish() != Some(Finish::Eos) {
-                let piece = text.push(&tokenizer.0, id);
+                let piece = text.push(&tokenizer.tokenizer, id);
                 // SAFETY: a function of this type (header); the piece lives until it returns.
                 stop |= unsafe { give_text(on_text, options.user, &piece) };
             }

@@ -26,6 +26,6 @@ pub use session::{
 };
 pub use status::{doge_last_error, doge_status_name, DogeStatus};
 pub use tokenizer::{
-    doge_tokenizer_decode, doge_tokenizer_embedded, doge_tokenizer_encode, doge_tokenizer_free, doge_tokenizer_load,
-    DogeTokenizer,
+    doge_tokenizer_decode, doge_tokenizer_embedded, doge_tokenizer_encode, doge_tokenizer_eos, doge_tokenizer_free,
+    doge_tokenizer_load, DogeTokenizer,
 };

@@ -11,7 +11,7 @@ use std::{
 use super::{
     model::{DogeCpu, DogeModel},
     options::{borrow, fill, free, give, read, slice, slice_mut, Versioned},
-    status::{c_string, guard, guard_value, DogeStatus, Failure, Outcome},
+    status::{c_string, guard, guard_value, DogeStatus, Failure},
 };
 use crate::{
     model::{Batch, Session, SessionOptions},
@@ -63,7 +63,7 @@ impl DogeSession {
     }
 
     /// Runs `body`, and keeps the message of its failure.
-    pub(super) fn run(&self, body: impl FnOnce(&mut Session) -> Outcome) -> Outcome {
+    pub(super) fn run<T>(&self, body: impl FnOnce(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut held = self.hold()?;
         let outcome = body(&mut held.session);
         if let Err(Failure { message, .. }) = &outcome {
@@ -257,8 +257,8 @@ pub unsafe extern "C" fn doge_session_cancel(session: *const DogeSession, cancel
 pub unsafe extern "C" fn doge_session_fork(session: *const DogeSession, out: *mut *mut DogeSession) -> DogeStatus {
     let make = || {
         // SAFETY: NULL or valid (header).
-        let held = unsafe { borrow("session", session) }?.hold()?;
-        Ok(DogeSession::new(held.session.fork()?))
+        let handle = unsafe { borrow("session", session) }?;
+        Ok(DogeSession::new(handle.run(|session| Ok(session.fork()?))?))
     };
     // SAFETY: NULL or valid (header).
     guard(|| unsafe { give(out, make) })

@@ -40,7 +40,7 @@ impl Cpu {
         for (task, p) in tasks.iter_mut().zip(projections) {
             let (outputs, cols) = (p.weight.rows(), p.weight.cols());
             let rows = rows_of("linear: x", x.x.len(), cols)?;
-            expect_len("linear: out", p.out.len(), rows * outputs)?;
+            expect_len("linear: out", p.out.len(), rows.saturating_mul(outputs))?;
             if let Some(bias) = p.bias {
                 expect_len("linear: bias", bias.len(), outputs)?;
             }
@@ -64,7 +64,7 @@ impl Cpu {
                 step,
                 first_chunk: chunks,
             });
-            chunks += outputs.div_ceil(step);
+            chunks += if rows == 0 { 0 } else { outputs.div_ceil(step) };
         }
         self.pool.run(chunks, |chunk, _| {
             let Some(task) = tasks.iter().flatten().rev().find(|t| t.first_chunk <= chunk) else { return };

@@ -27,6 +27,15 @@ use filters::Candidate;
 const STREAM: u128 = 0x0a02_bdbf_7bb3_c0a7_ac28_fa16_a64a_bf96;
 
 /// Chooses tokens. Keeps its buffers, so that after the first token nothing is allocated.
+///
+/// ```
+/// use doge_engine::{Sampler, SamplingSettings};
+///
+/// let mut sampler = Sampler::new(SamplingSettings::default().do_sample(true).top_k(2).seed(7))?;
+/// let id = sampler.sample(&[1.0, 3.0, -2.0, 2.5], &[], &[])?;
+/// assert!(id == 1 || id == 3);
+/// # Ok::<(), doge_engine::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Sampler {
     settings: SamplingSettings,
@@ -44,6 +53,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
+    /// A sampler whose draws begin with the seed of the settings.
+    ///
     /// # Errors
     /// [`Error::BadArgument`] if a setting is out of range.
     pub fn new(settings: SamplingSettings) -> Result<Sampler> {
