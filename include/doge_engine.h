@@ -148,7 +148,7 @@ typedef struct DogeModel DogeModel;
 typedef struct DogeSession DogeSession;
 
 /*
- A checkpoint's tokenizer. Immutable: may be used by any number of threads at once.
+ A checkpoint's tokenizer, and the tokens that begin and end its texts. Immutable: may be used by any number of threads at once.
  */
 typedef struct DogeTokenizer DogeTokenizer;
 
@@ -575,7 +575,7 @@ const char *doge_last_error(void);
 const char *doge_status_name(int32_t status);
 
 /*
- Reads tokenizer.json of a checkpoint folder. From any thread.
+ Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. From any thread.
  */
 DogeStatus doge_tokenizer_load(const char *folder, DogeTokenizer **out);
 
@@ -591,7 +591,7 @@ void doge_tokenizer_free(DogeTokenizer *tokenizer);
 
 /*
  The ids of `n_bytes` bytes of UTF-8: at most `capacity` to `ids`, their number to `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are more.
- `add_special` not 0: with what the tokenizer puts before a text (usually the begin-of-text token). `parse_special` not 0:
+ `add_special` not 0: for a text to be continued, with the begin-of-text token in front. `parse_special` not 0:
  a special token spelled out in the text is that token. From any thread.
  */
 DogeStatus doge_tokenizer_encode(const DogeTokenizer *tokenizer,
@@ -602,6 +602,12 @@ DogeStatus doge_tokenizer_encode(const DogeTokenizer *tokenizer,
                                  uint32_t *ids,
                                  size_t capacity,
                                  size_t *n);
+
+/*
+ The tokens that end a text, for DogeGenerateOptions: at most `capacity` to `ids`, their number to `*n`;
+ DOGE_STATUS_BUFFER_TOO_SMALL if they are more. From any thread.
+ */
+DogeStatus doge_tokenizer_eos(const DogeTokenizer *tokenizer, uint32_t *ids, size_t capacity, size_t *n);
 
 /*
  The text of `n_ids` ids in UTF-8, without a NUL: at most `capacity` bytes to `text`, their number to `*n`;
@@ -752,7 +758,7 @@ const char *doge_last_error(void);
 const char *doge_status_name(int32_t status);
 
 /*
- Reads tokenizer.json of a checkpoint folder. From any thread.
+ Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. From any thread.
  */
 DogeStatus doge_tokenizer_load(const char *folder, DogeTokenizer **out);
 
@@ -768,7 +774,7 @@ void doge_tokenizer_free(DogeTokenizer *tokenizer);
 
 /*
  The ids of `n_bytes` bytes of UTF-8: at most `capacity` to `ids`, their number to `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are more.
- `add_special` not 0: with what the tokenizer puts before a text (usually the begin-of-text token). `parse_special` not 0:
+ `add_special` not 0: for a text to be continued, with the begin-of-text token in front. `parse_special` not 0:
  a special token spelled out in the text is that token. From any thread.
  */
 DogeStatus doge_tokenizer_encode(const DogeTokenizer *tokenizer,
@@ -779,6 +785,12 @@ DogeStatus doge_tokenizer_encode(const DogeTokenizer *tokenizer,
                                  uint32_t *ids,
                                  size_t capacity,
                                  size_t *n);
+
+/*
+ The tokens that end a text, for DogeGenerateOptions: at most `capacity` to `ids`, their number to `*n`;
+ DOGE_STATUS_BUFFER_TOO_SMALL if they are more. From any thread.
+ */
+DogeStatus doge_tokenizer_eos(const DogeTokenizer *tokenizer, uint32_t *ids, size_t capacity, size_t *n);
 
 /*
  The text of `n_ids` ids in UTF-8, without a NUL: at most `capacity` bytes to `text`, their number to `*n`;
