@@ -106,6 +106,7 @@ impl Mapped {
         Mapped(Bytes::Static(bytes))
     }
 
+    /// All of them.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Map(map) => map.deref(),

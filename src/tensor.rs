@@ -69,22 +69,27 @@ impl<'a> Matrix<'a> {
         (bytes.len() == want).then_some(Matrix { dtype, layout, rows, cols, bytes })
     }
 
+    /// How the weights are stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
+    /// In which order.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
+    /// Outputs of a linear layer, entries of a table.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Inputs of a linear layer, width of a table.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
+    /// As stored.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -154,18 +159,22 @@ impl Tensor {
         Ok(())
     }
 
+    /// How the weights are stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
+    /// In which order.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
+    /// Outputs of a linear layer, entries of a table.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Inputs of a linear layer, width of a table.
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -189,6 +198,7 @@ impl Tensor {
         matches!(self.storage, Storage::Mapped { .. })
     }
 
+    /// To read it.
     pub fn matrix(&self) -> Matrix<'_> {
         let bytes = match &self.storage {
             Storage::Mapped { file: memory, offset } | Storage::Gathered { memory, offset } => {

@@ -75,7 +75,7 @@ fn a_prompt_on_threads_of_its_own_has_the_same_bits() {
     let model = Model::new(Checkpoint::random(config, variant, Dtype::F32, 7).unwrap());
     let ids: Vec<u32> = (0..90).map(|i| i * 37 % 512).collect();
     let logits = |cpu: Cpu| -> Vec<u32> {
-        let options = SessionOptions { block: 16, ..SessionOptions::default() };
+        let options = SessionOptions::default().block(16);
         let mut session = Session::new(&model, &cpu, options).unwrap();
         // A prompt whose last block is one token, single tokens, a prompt again.
         let calls = [&ids[..65], &ids[65..66], &ids[66..67], &ids[67..]];

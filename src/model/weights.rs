@@ -52,7 +52,7 @@ pub struct LayerWeights {
 
 impl LayerWeights {
     /// The weights of the layer's linear layers, but for those that are always f32.
-    fn linears(&self) -> [&Tensor; 7] {
+    pub(super) fn linears(&self) -> [&Tensor; 7] {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
             .map(|l| &l.weight)
     }

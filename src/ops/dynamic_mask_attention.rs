@@ -1,6 +1,6 @@
 use std::sync::{Mutex, PoisonError};
 
-use super::{expect_len, kernel, rows_of, Cpu, SharedMut};
+use super::{expect_len, kernel, product, rows_of, Cpu, SharedMut};
 use crate::{ffi, Error, Result};
 
 /// The keys of one mask head and where their K and V rows are.
@@ -55,7 +55,7 @@ const ROWS: usize = ffi::DOGE_ATTENTION_ROWS as usize;
 impl Cpu {
     /// Floats of scratch that [`Cpu::dynamic_mask_attention`] needs for tiles of at most `tile` keys.
     pub fn attention_scratch(&self, tile: usize, head_dim: usize) -> usize {
-        self.threads() * attention_scratch(tile, head_dim)
+        self.threads().saturating_mul(attention_scratch(tile, head_dim))
     }
 
     /// Dynamic mask attention of a block of queries (spec 4.4): for each query and attention head,
@@ -74,9 +74,13 @@ impl Cpu {
         scratch: &mut [f32],
     ) -> Result<()> {
         let AttentionShape { n_queries, mask_heads, heads_per_mask, head_dim, .. } = shape;
-        let row = mask_heads * heads_per_mask * head_dim;
-        expect_len("attention: q", q.len(), n_queries * row)?;
-        expect_len("attention: out", out.len(), n_queries * row)?;
+        let row = product("attention: q", &[mask_heads, heads_per_mask, head_dim])?;
+        let all = product("attention: q", &[n_queries, row])?;
+        expect_len("attention: q", q.len(), all)?;
+        expect_len("attention: out", out.len(), all)?;
+        if all == 0 {
+            return Ok(()); // no query, no head, or heads of nothing
+        }
         let scratch_of_one = scratch.len() / self.threads();
         // A block of queries is shared out in groups that fill one pass; a single query by the mask heads that share k and v,
         // together, or by attention heads if those are too few for the threads.
@@ -148,7 +152,7 @@ impl Cpu {
 
 /// DOGE_ATTENTION_SCRATCH of the contract: a macro with arguments is the one thing bindgen leaves out.
 const fn attention_scratch(tile: usize, head_dim: usize) -> usize {
-    ROWS * (tile + 2 * head_dim + 4)
+    ROWS.saturating_mul(tile.saturating_add(head_dim.saturating_mul(2)).saturating_add(4))
 }
 
 /// Everything the kernel takes for granted of a key list.

@@ -45,7 +45,7 @@ impl Cpu {
         for (task, p) in tasks.iter_mut().zip(projections) {
             let (outputs, cols) = (p.weight.rows(), p.weight.cols());
             let rows = rows_of("linear: x", x.x.len(), cols)?;
-            expect_len("linear: out", p.out.len(), rows * outputs)?;
+            expect_len("linear: out", p.out.len(), rows.saturating_mul(outputs))?;
             if let Some(bias) = p.bias {
                 expect_len("linear: bias", bias.len(), outputs)?;
             }
@@ -70,7 +70,7 @@ impl Cpu {
                 rows,
                 first_unit: units,
             });
-            units += outputs.div_ceil(UNIT);
+            units += if rows == 0 { 0 } else { outputs.div_ceil(UNIT) };
         }
         let cuts = Cuts { units, threads: self.threads(), least: chunk_units };
         self.pool.run(cuts.count(), |chunk, _| {

@@ -57,7 +57,7 @@ impl Source {
             Source::Embedded => doge_engine::embedded::checkpoint(options),
         };
         checkpoint.map_err(|error| match error {
-            Error::NonFinite { .. } => Failure::Model(error), // at this time it is a weight
+            Error::NonFiniteValue { .. } => Failure::Model(error), // at this time it is a weight
             other => other.into(),
         })
     }
@@ -189,13 +189,8 @@ impl Engine {
     /// The ids of a text to be continued: it begins with the checkpoint's begin-of-text token, written by the tokenizer
     /// or, where the tokenizer does not know of it, put there. A token that also ends texts is none to begin with.
     pub fn encode_prompt(&self, text: &str, add_bos: bool, parse_special: bool) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(text, add_bos, parse_special)?;
-        let config = &self.generation_config;
-        let bos = config.bos_token_id.filter(|id| add_bos && !config.eos_token_ids.contains(id));
-        if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
-            ids.insert(0, bos);
-        }
-        Ok(ids)
+        let ids = self.tokenizer.encode(text, add_bos, parse_special)?;
+        Ok(if add_bos { self.generation_config.with_bos(ids) } else { ids })
     }
 
     /// One line: what runs, and on what.

@@ -38,7 +38,7 @@ pub struct ModelOptions {
 
 impl ModelOptions {
     pub fn load_options(&self) -> LoadOptions {
-        LoadOptions { dtype: self.dtype, mmap: !self.no_mmap, check_finite: self.check_finite }
+        LoadOptions::default().dtype(self.dtype).mmap(!self.no_mmap).check_finite(self.check_finite)
     }
 }
 
@@ -136,15 +136,11 @@ pub struct SequenceOptions {
 
 impl SequenceOptions {
     pub fn session_options(&self) -> SessionOptions {
-        let default = SessionOptions::default();
-        SessionOptions {
-            ctx_size: self.ctx_size.map_or(default.ctx_size, |n| n as usize),
-            routing: match self.routing {
-                RoutingWord::PerToken => Routing::PerToken,
-                RoutingWord::Reference => Routing::Reference,
-            },
-            ..default
-        }
+        let default = SessionOptions::default().routing(match self.routing {
+            RoutingWord::PerToken => Routing::PerToken,
+            RoutingWord::Reference => Routing::Reference,
+        });
+        default.ctx_size(self.ctx_size.map_or(default.ctx_size, |n| n as usize))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use doge_engine::{
-    model::{LoadOptions, Model, SessionOptions},
+    model::{Model, SessionOptions},
     ops::Cpu,
     perplexity::{self, Comparison, Mean, Windows},
     pool::Pool,
@@ -87,7 +87,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let result = match args.kl_base {
         None => Measured { nll: perplexity::score(&model, &cpu, &ids, windows, options)?, beside: None },
         Some(dtype) => {
-            let base = Model::new(source.checkpoint(&LoadOptions { dtype: Some(dtype), ..args.model.load_options() })?);
+            let base = Model::new(source.checkpoint(&args.model.load_options().dtype(dtype))?);
             let comparison = perplexity::compare((&model, &cpu), (&base, &base_cpu), &ids, windows, options)?;
             Measured { nll: comparison.nll, beside: Some((dtype, comparison)) }
         }

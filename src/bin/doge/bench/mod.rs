@@ -194,7 +194,7 @@ impl Subject {
 
     fn checkpoint(&self, dtype: Option<Dtype>) -> Result<Checkpoint, Failure> {
         match self {
-            Subject::File(source) => source.checkpoint(&LoadOptions { dtype, ..LoadOptions::default() }),
+            Subject::File(source) => source.checkpoint(&LoadOptions::default().dtype(dtype)),
             Subject::Preset { config, variant, .. } => {
                 let dtype = dtype.unwrap_or(Dtype::Bf16);
                 // Random weights fill every page: better refused than killed halfway.
