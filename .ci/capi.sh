@@ -34,7 +34,7 @@ expected=$(target/release/doge generate -p "$text" -n 40 --temp 0 --json -q | py
 for program in "$work/generate" "$work/generate-static" "python3 examples/capi/generate.py $prefix/lib/libdoge_engine.so"; do
   found=$($program -i -n 40 "$text" 2>/dev/null | sed 's/ $//')
   [[ $found == "$expected" ]] || { echo "$program gives other ids: $found" >&2; exit 1; }
-  $program -n 40 -m models/doge-bard "$text" 2>/dev/null | grep -q '[a-z]'
+  $program -n 40 -m models/doge-bard "$text" 2>/dev/null | grep '[a-z]' >/dev/null
 done
 
 command -v cmake >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends cmake; } >/dev/null

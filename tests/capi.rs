@@ -230,7 +230,7 @@ fn what_is_wrong_is_refused_by_name() {
     assert_eq!(doge.feed(&PROMPT), DogeStatus::Ok);
 
     let model = |path: *const c_char| {
-        let mut out = 1 as *mut DogeModel;
+        let mut out = std::ptr::dangling_mut();
         let status = call!(doge_model_load(path, null(), &mut out));
         assert!(out.is_null());
         status

@@ -57,7 +57,7 @@ def main():
     args.add_argument("-n", dest="tokens", type=int, default=50)
     args.add_argument("-i", dest="only_ids", action="store_true")
     args.add_argument("text", nargs="?", default="ROMEO.\n")
-    args = args.parse_args()
+    args = args.parse_intermixed_args()
 
     doge = Doge(args.library)
     folder = args.folder.encode() if args.folder else None
