@@ -216,7 +216,7 @@ fn eight_sessions_on_four_threads() {
         model(config(|c| (c.sliding_window, c.keep_window_size) = (Some(20), 7)), false, Dtype::Int8),
     ];
     let counts = Counts::default();
-    let mut in_use = Vec::new();
+    let mut in_use = Vec::with_capacity(rounds as usize);
     for number in 0..rounds {
         round(number, &models, &counts);
         in_use.push(IN_USE.load(Relaxed));
