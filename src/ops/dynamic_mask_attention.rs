@@ -106,8 +106,12 @@ impl Cpu {
                 let mut masks = [keys.mask.as_ptr(); ROWS];
                 let mut n_heads = heads_step.min(heads_per_mask - first_head);
                 let mut next = m + 1;
-                while single && heads_per_mask == 1 && next < end && n_heads < ROWS && keys.has_keys_of(&head(next)) {
-                    masks[n_heads] = head(next).mask.as_ptr();
+                while single && heads_per_mask == 1 && next < end && n_heads < ROWS {
+                    let other = head(next);
+                    if !keys.has_keys_of(&other) {
+                        break;
+                    }
+                    masks[n_heads] = other.mask.as_ptr();
                     (n_heads, next) = (n_heads + 1, next + 1);
                 }
                 let at = first_query * row + (m * heads_per_mask + first_head) * head_dim;
