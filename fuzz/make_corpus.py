@@ -72,6 +72,7 @@ for name in ["models/doge-bard", "tests/golden/chat_model"]:
 seed("chat_template", "loops", "{% for a in range(9) %}{% for m in messages %}{{ m.role|upper }}{{ m['content'][1:] }}{% endfor %}{% endfor %}")
 seed("chat_template", "macro", "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(messages|tojson) }}{{ raise_exception('x') }}")
 
+# (what, a, b, c) as targets.rs reads them.
 CALLS = {
     "one_session": [(0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (4, 0, 7, 3), (13, 0, 0, 0), (6, 0, 3, 9), (11, 0, 3, 2), (8, 0, 0, 0),
                     (9, 1, 0, 0), (4, 1, 1, 1), (7, 0, 0, 2), (10, 0, 3, 5), (12, 0, 1, 0), (4, 0, 5, 1), (12, 0, 0, 0), (3, 0, 0, 0)],

@@ -123,6 +123,17 @@ pub fn saved_session(data: &[u8]) {
     assert!(Session::load(&MODEL, &CPU, SessionOptions::default(), &GOOD).is_ok());
 }
 
+/// The path of a folder with the checkpoint of CONFIG.
+#[cfg(feature = "capi")]
+static TINY: LazyLock<std::ffi::CString> = LazyLock::new(|| {
+    let folder = FOLDER.join("tiny");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("config.json"), CONFIG).expect("a config");
+    std::fs::write(folder.join("model.safetensors"), include_bytes!("corpus/safetensors/v2")).expect("weights");
+    let path = folder.into_os_string().into_string().expect("a name in ASCII");
+    std::ffi::CString::new(path).expect("no NUL in it")
+});
+
 /// Random calls in random order, by programs that keep the header's promises about pointers and nothing else.
 #[cfg(feature = "capi")]
 pub fn capi(data: &[u8]) {
@@ -153,8 +164,8 @@ pub fn capi(data: &[u8]) {
         let [what, a, b, c] = [call[0], call[1], call[2], call[3]];
         let at = usize::from(a % 3);
         let session = h.sessions[at];
-        // Ids inside and outside of the vocabulary of 4096; up to 15 of them.
-        let ids: Vec<u32> = (0..usize::from(b % 16)).map(|i| u32::from(c) * 17 + i as u32 * 3).collect();
+        // Up to 15 ids, at times one outside of the vocabulary of 8.
+        let ids: Vec<u32> = (0..u32::from(b % 16)).map(|i| (u32::from(c) + i * 3) % if c < 224 { 8 } else { 9 }).collect();
         let n = ids.len();
         // SAFETY: handles are NULL or valid, and each count is that of what stands beside it.
         unsafe {
@@ -168,7 +179,7 @@ pub fn capi(data: &[u8]) {
                     }
                 }
                 1 if h.model.is_null() => {
-                    doge_model_embedded(null(), &mut h.model);
+                    doge_model_load(TINY.as_ptr(), null(), &mut h.model);
                 }
                 2 if session.is_null() => {
                     let (ctx_size, block) = (usize::from(b), usize::from(c));
