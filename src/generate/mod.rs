@@ -22,6 +22,10 @@ pub struct Until<'a> {
     pub eos_token_ids: &'a [u32],
     /// Looked at before each token; true ends the generation. May be set from another thread or a signal handler.
     pub cancel: Option<&'a AtomicBool>,
+    /// Greedy tokens that a GPU may choose before the host looks; 0 means 1. Where a generation is cut off by its caller, by
+    /// `cancel` or by a stop string, the session may then hold up to this many tokens more than were given out: take more
+    /// than 1 only for a session that ends with the generation. Does nothing on the CPU.
+    pub ahead: usize,
 }
 
 /// Why a generation ended.
@@ -83,6 +87,9 @@ pub struct Generation<'a> {
     finish: Option<Finish>,
     failed: bool,
     timings: Timings,
+    /// Chosen by a device, not yet given out; the last one first.
+    #[cfg(feature = "cuda")]
+    chosen: Vec<u32>,
 }
 
 /// More ids than this are made room for as they come.
@@ -108,7 +115,19 @@ impl<'a> Generation<'a> {
         let generated = Vec::with_capacity(until.max_new_tokens.min(MAX_IDS_RESERVED));
         let cpu = session.cpu().clone();
         let timings = Timings::default();
-        Ok(Generation { session, sampler, cpu, prompt, until, generated, finish: None, failed: false, timings })
+        Ok(Generation {
+            session,
+            sampler,
+            cpu,
+            prompt,
+            until,
+            generated,
+            finish: None,
+            failed: false,
+            timings,
+            #[cfg(feature = "cuda")]
+            chosen: Vec::new(),
+        })
     }
 
     /// The ids generated so far, the one that ended the text included.
@@ -136,6 +155,8 @@ impl<'a> Generation<'a> {
             Some(Finish::Cancelled)
         } else if self.generated.len() >= self.until.max_new_tokens {
             Some(Finish::Length)
+        } else if self.has_chosen() {
+            None
         } else if !self.generated.is_empty() && self.session.tokens() >= self.session.ctx_size() {
             Some(Finish::ContextFull)
         } else {
@@ -143,8 +164,38 @@ impl<'a> Generation<'a> {
         }
     }
 
+    /// Has a device chosen tokens that were not given out?
+    fn has_chosen(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return !self.chosen.is_empty();
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
+    /// The next token of a device that feeds its own choice; `None` where the host chooses.
+    #[cfg(feature = "cuda")]
+    fn step_on_device(&mut self) -> Result<Option<u32>> {
+        let Some(&last) = self.generated.last().filter(|_| takes_likeliest(self.sampler)) else { return Ok(None) };
+        if self.session.model().device().is_none() || self.until.eos_token_ids.len() > 64 {
+            return Ok(None);
+        }
+        if self.chosen.is_empty() {
+            let steps = (self.until.max_new_tokens - self.generated.len()).min(self.until.ahead.max(1));
+            let start = Instant::now();
+            self.chosen = self.session.decode(last, steps, self.until.eos_token_ids)?;
+            self.timings.decode += start.elapsed();
+            self.timings.decode_tokens += self.chosen.len();
+            self.chosen.reverse();
+        }
+        Ok(self.chosen.pop())
+    }
+
     /// Feeds what is new and chooses a token.
     fn step(&mut self) -> Result<u32> {
+        #[cfg(feature = "cuda")]
+        if let Some(id) = self.step_on_device()? {
+            return Ok(id);
+        }
         let last = self.generated.last().map(std::slice::from_ref);
         let new = match last {
             Some(last) => last,

@@ -23,6 +23,8 @@ mod weights;
 pub use checkpoint::{Checkpoint, LoadOptions, TensorInfo};
 pub use config::Config;
 pub use observer::Observer;
+#[cfg(feature = "cuda")]
+pub(crate) use rope::Rope;
 pub use rope_parameters::RopeParameters;
 pub use session::{Model, Session, SessionOptions};
 pub use shard::FileInfo;

@@ -1,5 +1,8 @@
 //! A loaded model, and one sequence that runs through it.
 
+#[cfg(feature = "cuda")]
+mod on_device;
+
 use std::sync::Arc;
 
 use super::{
@@ -17,23 +20,33 @@ use crate::{
 
 /// A loaded checkpoint: immutable, shared, cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Model(Arc<Checkpoint>);
+pub struct Model {
+    checkpoint: Arc<Checkpoint>,
+    /// The weights again, where sessions run.
+    #[cfg(feature = "cuda")]
+    device: Option<Arc<crate::cuda::DeviceWeights>>,
+}
 
 impl Model {
+    /// A model whose sessions run on the CPU.
     pub fn new(checkpoint: Checkpoint) -> Self {
-        Model(Arc::new(checkpoint))
+        Model {
+            checkpoint: Arc::new(checkpoint),
+            #[cfg(feature = "cuda")]
+            device: None,
+        }
     }
 
     pub fn checkpoint(&self) -> &Checkpoint {
-        &self.0
+        &self.checkpoint
     }
 
     pub fn config(&self) -> &Config {
-        &self.0.config
+        &self.checkpoint.config
     }
 
     pub fn variant(&self) -> &Variant {
-        &self.0.variant
+        &self.checkpoint.variant
     }
 }
 
@@ -82,13 +95,16 @@ pub struct Session {
     tokens: usize,
     /// Tokens for which the state has room.
     room: usize,
+    /// Where the model is on a device: the state, instead of `layers`.
+    #[cfg(feature = "cuda")]
+    sequence: Option<crate::cuda::Sequence>,
 }
 
 impl Session {
     /// An empty sequence.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for a block of 0 tokens, [`Error::OutOfMemory`].
+    /// [`Error::BadArgument`] for a block of 0 tokens, [`Error::OutOfMemory`], [`Error::Device`].
     pub fn new(model: &Model, cpu: &Cpu, options: SessionOptions) -> Result<Self> {
         if options.block == 0 {
             return Err(Error::BadArgument { what: "block", why: "a block holds at least one token".into() });
@@ -109,6 +125,8 @@ impl Session {
             scratch: Scratch::default(),
             tokens: 0,
             room: 0,
+            #[cfg(feature = "cuda")]
+            sequence: on_device::sequence(model, cpu, options)?,
             model: model.clone(),
             cpu: cpu.clone(),
             options,
@@ -137,18 +155,31 @@ impl Session {
 
     /// Bytes that the state takes after `tokens` tokens: constant from the point where every set is full.
     pub fn state_bytes(&self, tokens: usize) -> u128 {
+        #[cfg(feature = "cuda")]
+        if let Some(sequence) = &self.sequence {
+            return sequence.state_bytes(tokens);
+        }
         self.shape.bytes(tokens) * self.layers.len() as u128
     }
 
     /// Bytes of the state that the next token reads: the K and V rows that any mask head keeps, each once, and the mask
     /// value and row number of every key on a head's list.
     pub fn bytes_per_token(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        if let Some(sequence) = &self.sequence {
+            return sequence.state_bytes(self.tokens).min(usize::MAX as u128) as usize;
+        }
         self.layers.iter().map(|layer| layer.bytes_per_token(self.tokens)).sum()
     }
 
     /// A sequence of its own that goes on where this one stands.
-    pub fn fork(&self) -> Session {
-        Session {
+    ///
+    /// # Errors
+    /// On a device: [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn fork(&self) -> Result<Session> {
+        Ok(Session {
+            #[cfg(feature = "cuda")]
+            sequence: self.sequence.as_ref().map(crate::cuda::Sequence::fork).transpose()?,
             model: self.model.clone(),
             cpu: self.cpu.clone(),
             options: self.options,
@@ -158,7 +189,7 @@ impl Session {
             scratch: Scratch::default(),
             tokens: self.tokens,
             room: 0, // a clone has not the capacity that was reserved
-        }
+        })
     }
 
     /// Makes room for `more` tokens beyond those taken in: until then no call allocates. Called with what a generation
@@ -168,6 +199,12 @@ impl Session {
     /// [`Error::OutOfMemory`].
     pub fn reserve(&mut self, more: usize) -> Result<()> {
         let wanted = self.tokens.saturating_add(more).min(self.options.ctx_size);
+        #[cfg(feature = "cuda")]
+        if let Some(sequence) = &mut self.sequence {
+            sequence.reserve(wanted)?;
+            self.room = self.room.max(wanted);
+            return Ok(());
+        }
         if wanted > self.room {
             self.layers.iter_mut().try_for_each(|layer| layer.reserve(wanted))?;
             self.room = wanted;
@@ -202,7 +239,12 @@ impl Session {
     }
 
     fn call(&mut self, ids: &[u32], wanted: Logits, observer: &mut dyn Observer) -> Result<()> {
-        self.admit(ids, wanted)?;
+        let after = self.check(ids)?;
+        #[cfg(feature = "cuda")]
+        if self.sequence.is_some() {
+            return self.call_on_device(ids, (wanted == Logits::All).then_some(observer));
+        }
+        self.admit(ids.len(), after, wanted)?;
         let model = self.model.clone();
         let Checkpoint { config, variant, weights, .. } = model.checkpoint();
         let forward = Forward { cpu: &self.cpu, config, variant, weights, routing: self.options.routing };
@@ -230,6 +272,10 @@ impl Session {
             }
             left = rest;
         }
+        self.expect_finite()
+    }
+
+    fn expect_finite(&self) -> Result<()> {
         // Not `all`: without an early exit the compiler checks many at once.
         if !self.logits().iter().fold(true, |finite, x| finite & x.is_finite()) {
             return Err(Error::NonFinite { place: format!("the logits of token {}", self.tokens - 1) });
@@ -246,18 +292,22 @@ impl Session {
         }
     }
 
-    /// Checks a call and makes room for it.
-    fn admit(&mut self, ids: &[u32], wanted: Logits) -> Result<()> {
-        let (model, limit) = (self.model.clone(), self.options.ctx_size);
-        let config = model.config();
+    /// Checks a call; the tokens after it.
+    fn check(&self, ids: &[u32]) -> Result<usize> {
+        let (config, limit) = (self.model.config(), self.options.ctx_size);
         if ids.is_empty() {
             return Err(Error::BadArgument { what: "ids", why: "a call needs at least one token".into() });
         }
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocab_size) {
             return Err(Error::TokenOutOfRange { id, vocab_size: config.vocab_size });
         }
-        let after = self.tokens.checked_add(ids.len()).filter(|&after| after <= limit).ok_or(Error::ContextFull { limit })?;
-        let rows = self.block_of(ids.len()).min(ids.len());
+        self.tokens.checked_add(ids.len()).filter(|&after| after <= limit).ok_or(Error::ContextFull { limit })
+    }
+
+    /// Makes room for a call of `n` tokens.
+    fn admit(&mut self, n: usize, after: usize, wanted: Logits) -> Result<()> {
+        let model = self.model.clone();
+        let rows = self.block_of(n).min(n);
         if rows > self.shape.block {
             self.shape.block = rows;
             self.layers.iter_mut().try_for_each(|layer| layer.set_block(rows, self.tokens))?;
@@ -266,7 +316,7 @@ impl Session {
         let logits = if wanted == Logits::All { rows.min(HEAD_ROWS) } else { 1 };
         self.scratch.reserve(rows, logits, model.checkpoint(), &self.cpu)?;
         if after > self.room {
-            self.reserve(ids.len().max(self.tokens))?;
+            self.reserve(n.max(self.tokens))?;
         }
         Ok(())
     }

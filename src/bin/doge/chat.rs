@@ -175,6 +175,7 @@ impl<'a> Chat<'a> {
             max_new_tokens: sampling.max_new_tokens(config, self.ids.len(), MAX_NEW_TOKENS),
             eos_token_ids: &self.eos_token_ids,
             cancel: Some(interrupt.begin()),
+            ahead: 1, // the session goes on after an answer that was cut off
         };
         let tokenizer = &self.engine.tokenizer;
         let generation = Generation::new(&mut self.session, &mut self.sampler, &self.ids, until)?;

@@ -11,12 +11,12 @@ use doge_engine::{
     model::{Checkpoint, LoadOptions, Model},
     ops::Cpu,
     pool::Pool,
-    ChatTemplate, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
+    ChatTemplate, Device, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
 };
 
 use crate::{
     failure::Failure,
-    options::{CpuOptions, Device, ModelOptions},
+    options::{CpuOptions, ModelOptions},
     report,
 };
 
@@ -134,11 +134,28 @@ fn folder(path: &Path) -> &Path {
 
 /// The kernels and threads that the options ask for.
 pub fn cpu(options: &CpuOptions) -> Result<Cpu, Failure> {
-    if options.device == Device::Cuda {
-        return Err(Failure::Usage("--device cuda: this build has no CUDA kernels; use --device cpu".into()));
-    }
     let cpu = Cpu::new(kernels(options.isa)?, Arc::new(Pool::new(options.threads())?));
     Ok(cpu.with_activations(options.activations.into()))
+}
+
+/// A model where the options ask for it.
+pub fn place(checkpoint: Checkpoint, device: &Device, quiet: bool) -> Result<Model, Failure> {
+    let model = Model::new(checkpoint);
+    match device {
+        Device::Cpu => Ok(model),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            let placed = model.on(device, |done, all| {
+                if !quiet {
+                    report::progress("weights to the GPU", done as u64, Some(all as u64));
+                }
+            });
+            if !quiet {
+                report::end_progress();
+            }
+            Ok(placed?)
+        }
+    }
 }
 
 /// The kernels of a level, or of the one that `DOGE_ISA` asks for, or of the highest that runs.
@@ -158,6 +175,7 @@ pub struct Engine {
     pub source: Source,
     pub model: Model,
     pub cpu: Cpu,
+    pub device: Device,
     pub tokenizer: Tokenizer,
     pub generation_config: GenerationConfig,
     /// From the options to here.
@@ -167,6 +185,7 @@ pub struct Engine {
 impl Engine {
     pub fn load(model: &ModelOptions, cpu: &CpuOptions, quiet: bool) -> Result<Self, Failure> {
         let start = Instant::now();
+        let device = Device::open(cpu.device)?;
         let cpu = self::cpu(cpu)?;
         let source = Source::find(model, quiet)?;
         let checkpoint = source.checkpoint(&model.load_options())?;
@@ -179,8 +198,8 @@ impl Engine {
                 report::note(format_args!("generation_config.json sets what this engine does not have: {names}"));
             }
         }
-        let model = Model::new(checkpoint);
-        Ok(Engine { source, model, cpu, tokenizer, generation_config, load: start.elapsed() })
+        let model = place(checkpoint, &device, quiet)?;
+        Ok(Engine { source, model, cpu, device, tokenizer, generation_config, load: start.elapsed() })
     }
 
     /// The ids of a text to be continued: it begins with the checkpoint's begin-of-text token, written by the tokenizer
@@ -198,15 +217,17 @@ impl Engine {
     /// One line: what runs, and on what.
     pub fn describe(&self) -> String {
         let (checkpoint, cpu) = (self.model.checkpoint(), &self.cpu);
+        let on = match &self.device {
+            Device::Cpu => format!("{} with {} threads", cpu.kernels().isa(), cpu.threads()),
+            device => device.to_string(),
+        };
         format!(
-            "{}: {} ({}), {} parameters, {}; {} with {} threads",
+            "{}: {} ({}), {} parameters, {}; {on}",
             self.source.name(),
             checkpoint.variant.generation(&checkpoint.config),
             checkpoint.variant,
             checkpoint.variant.parameters(&checkpoint.config),
             checkpoint.weights.embed_tokens.dtype(),
-            cpu.kernels().isa(),
-            cpu.threads()
         )
     }
 }

@@ -7,7 +7,7 @@ use doge_engine::{
     model::{LoadOptions, SessionOptions},
     ops::{Activations, Routing},
     pool::{Pool, MAX_THREADS},
-    Dtype, Isa,
+    DeviceWord, Dtype, Isa,
 };
 
 /// Which checkpoint, and how to load it.
@@ -41,21 +41,13 @@ impl ModelOptions {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Device {
-    /// The best there is: in this build the CPU
-    Auto,
-    Cpu,
-    Cuda,
-}
-
 /// Where to run.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Processor")]
 pub struct CpuOptions {
-    /// Device to run on
-    #[arg(long, value_enum, default_value_t = Device::Auto)]
-    pub device: Device,
+    /// Device to run on: auto (a GPU if this build has kernels for it and there is one), cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceWord::Auto)]
+    pub device: DeviceWord,
     /// ISA level of the kernels: scalar, avx2, avxvnni, avx512, avx512bf16 [default: DOGE_ISA, else the highest that runs]
     #[arg(long, value_name = "LEVEL")]
     pub isa: Option<Isa>,

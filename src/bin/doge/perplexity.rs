@@ -8,10 +8,10 @@ use std::{
 
 use clap::Args;
 use doge_engine::{
-    model::{LoadOptions, Model, SessionOptions},
+    model::{LoadOptions, SessionOptions},
     ops::Activations,
     perplexity::{self, Comparison, Mean, Windows},
-    Dtype,
+    Device, Dtype,
 };
 use serde_json::{json, Value};
 
@@ -62,6 +62,7 @@ pub struct PerplexityArgs {
 }
 
 pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
+    let device = Device::open(args.cpu.device)?;
     let cpu = engine::cpu(&args.cpu)?;
     let base_cpu = cpu.clone().with_activations(Activations::F32);
     let source = Source::find(&args.model, args.quiet)?;
@@ -70,7 +71,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let text = std::fs::read_to_string(&args.file).map_err(|source| Failure::Input { from: args.file.clone(), source })?;
     let ids: Vec<u32> = bos.into_iter().chain(source.tokenizer()?.encode(&text, false, true)?).collect();
 
-    let model = Model::new(checkpoint);
+    let model = engine::place(checkpoint, &device, args.quiet)?;
     let windows = Windows {
         window: args.window as usize,
         stride: args.stride.unwrap_or(args.window) as usize,
@@ -80,7 +81,8 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let result = match args.kl_base {
         None => Measured { nll: perplexity::score(&model, &cpu, &ids, windows, options)?, beside: None },
         Some(dtype) => {
-            let base = Model::new(source.checkpoint(&LoadOptions { dtype: Some(dtype), ..args.model.load_options() })?);
+            let base = source.checkpoint(&LoadOptions { dtype: Some(dtype), ..args.model.load_options() })?;
+            let base = engine::place(base, &device, args.quiet)?;
             let comparison = perplexity::compare((&model, &cpu), (&base, &base_cpu), &ids, windows, options)?;
             Measured { nll: comparison.nll, beside: Some((dtype, comparison)) }
         }
@@ -93,6 +95,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
             object["model"] = json!(source.name());
             object["file"] = json!(args.file.display().to_string());
             (object["window"], object["stride"]) = (json!(windows.window), json!(windows.stride));
+            object["device"] = json!(device.to_string());
             object["activations"] = json!(args.cpu.activations.name());
             (object["isa"], object["threads"]) = (json!(cpu.kernels().isa().name()), json!(cpu.threads()));
             (object["commit"], object["version"]) = (json!(version::COMMIT), json!(env!("CARGO_PKG_VERSION")));

@@ -10,7 +10,7 @@ use clap::Args;
 use doge_engine::{
     model::SessionOptions,
     verify::{self, VerifyOptions},
-    Dtype,
+    Device, Dtype,
 };
 
 use crate::{
@@ -34,7 +34,12 @@ pub struct VerifyArgs {
 }
 
 pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
-    let options = VerifyOptions { cpu: engine::cpu(&args.cpu)?, dtype: args.dtype, block: SessionOptions::default().block };
+    let options = VerifyOptions {
+        device: Device::open(args.cpu.device)?,
+        cpu: engine::cpu(&args.cpu)?,
+        dtype: args.dtype,
+        block: SessionOptions::default().block,
+    };
     let mut written = Ok(());
     let reports = verify::run(&args.dir, &options, |report| {
         if written.is_ok() {

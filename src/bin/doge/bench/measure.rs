@@ -201,7 +201,7 @@ impl Bench {
 
 /// Tokens per second of one run, and the bytes of state that its last token read.
 fn sample(filled: &Session, test: Test) -> Result<(f64, usize)> {
-    let (mut session, cpu) = (filled.fork(), filled.cpu());
+    let (mut session, cpu) = (filled.fork()?, filled.cpu());
     let (Test::Prompt(n) | Test::Generate(n)) = test;
     session.reserve(n)?;
     let time = match test {
