@@ -25,12 +25,14 @@ template <class Weight, int ROWS, int OUTPUTS, bool GATED> DOGE_DEVICE void line
   const float *const x = a.x + (size_t)row0 * a.x_stride;
   const uint8_t *weights[OUTPUTS];
   float sum[OUTPUTS][ROWS] = {};
+  uint32_t outputs = a.projection[0].out_features;
+  if (!GATED) outputs += a.projection[1].out_features + a.projection[2].out_features;
 #pragma unroll
   for (int o = 0; o < OUTPUTS; ++o) {
-    uint32_t output = GATED ? first + o / 2 : first + o;
-    const DogeCudaProjection &p = GATED ? a.projection[o % 2] : find(a.projection, output);
     // Beyond the end the last row is read once more and nothing is written: every lane stays for the collectives.
-    weights[o] = static_cast<const uint8_t *>(p.weight) + dev::least(output, p.out_features - 1) * a.stride_bytes;
+    uint32_t output = dev::least(GATED ? first + o / 2 : first + o, outputs - 1);
+    const DogeCudaProjection &p = GATED ? a.projection[o % 2] : find(a.projection, output);
+    weights[o] = static_cast<const uint8_t *>(p.weight) + output * a.stride_bytes;
   }
   const uint32_t rows = a.n_rows - row0;
   const uint32_t chunks = (a.cols + CHUNK - 1) / CHUNK;
@@ -58,8 +60,8 @@ template <class Weight, int ROWS, int OUTPUTS, bool GATED> DOGE_DEVICE void line
 #pragma unroll
   for (int o = 0; o < OUTPUTS; o += GATED ? 2 : 1) {
     uint32_t output = GATED ? first + o / 2 : first + o;
+    if (output >= outputs) continue;
     const DogeCudaProjection &p = GATED ? a.projection[0] : find(a.projection, output);
-    if (output >= p.out_features) continue;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       if ((uint32_t)r >= rows) continue;
