@@ -26,6 +26,7 @@ pub use buffer::{Buffer, Rows};
 pub use device::{Device, MISSING_KERNELS};
 pub use kept::{Kept, KeptShape};
 pub use linear::{DeviceMatrix, Projection};
+pub use ops::{Experts, Residual};
 pub use sequence::{Run, Sequence};
 pub use weights::DeviceWeights;
 

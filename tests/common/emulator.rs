@@ -86,6 +86,12 @@ pub fn device() -> Device {
     DEVICE.get_or_init(open).clone()
 }
 
+/// Threads run in this order from now on: 0 ascending, 1 descending, above that random, anew at each launch.
+pub fn schedule(seed: u32) {
+    // SAFETY: the function's own signature.
+    unsafe { library().get::<unsafe extern "C" fn(u32)>(b"doge_emulator_seed").unwrap()(seed) }
+}
+
 /// What can be planted (emulator::Fault).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

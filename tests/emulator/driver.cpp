@@ -45,8 +45,9 @@ unsigned long long setting(const char *name, unsigned long long otherwise) {
 
 size_t memory() { return (size_t)setting("DOGE_EMULATOR_MEMORY", 8ull << 30); }
 
+uint32_t seed = (uint32_t)setting("DOGE_EMULATOR_SEED", 2);
+
 Result run(const Launch &launch) {
-  static uint32_t seed = (uint32_t)setting("DOGE_EMULATOR_SEED", 2);
   const uint32_t mine = seed;
   if (seed > 1) ++seed;
   const char *const error = emulator::launch(*launch.kernel, launch.grid, launch.args.data(), mine);
@@ -83,6 +84,9 @@ Result moves() { return capturing == nullptr ? SUCCESS : STREAM_CAPTURE_UNSUPPOR
 }  // namespace
 
 #define API extern "C" __attribute__((visibility("default"))) Result
+
+/// The schedule from now on: 0 ascending threads, 1 descending ones and blocks, above that random, another one each launch.
+extern "C" __attribute__((visibility("default"))) void doge_emulator_seed(uint32_t value) { seed = value; }
 
 API cuInit(unsigned) { return setting("DOGE_EMULATOR_DEVICES", 1) == 0 ? NO_DEVICE : SUCCESS; }
 API cuDeviceGetCount(int *n) { return *n = (int)setting("DOGE_EMULATOR_DEVICES", 1), SUCCESS; }

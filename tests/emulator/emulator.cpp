@@ -263,14 +263,6 @@ void copy_wait(uint32_t under_way) {
 // What tests call.
 #define DOGE_EXPORT extern "C" __attribute__((visibility("default")))
 
-/// Runs a kernel by name; NULL, or what went wrong, valid until the next launch.
-DOGE_EXPORT const char *doge_emulator_launch(const char *name, const uint32_t *grid, const void *args, size_t bytes, uint32_t seed) {
-  const emulator::Kernel *kernel = emulator::Kernel::find(name);
-  if (kernel == nullptr) return "no kernel of that name";
-  if (kernel->args != bytes) return "arguments of another size";
-  return emulator::launch(*kernel, {grid[0], grid[1], grid[2]}, args, seed);
-}
-
 /// Breaks site number `site` of a kind (emulator::Fault) from now on, and forgets the sites seen. FAULT_COUNT only counts
 /// sites; FAULT_NONE ends it.
 DOGE_EXPORT void doge_emulator_plant(uint32_t kind, uint32_t site) {
