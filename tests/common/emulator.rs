@@ -2,6 +2,7 @@
 //! for a driver.
 
 use std::{
+    ffi::{c_char, CStr},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -131,13 +132,15 @@ pub fn count_sites() {
     plant_raw(Fault::COUNTS, 0);
 }
 
-/// Lines of the sites of a kind that ran since, in the order of their first run.
-pub fn sites(fault: Fault) -> Vec<u32> {
+/// The sites of a kind that ran since, as file:line, in the order of their first run.
+pub fn sites(fault: Fault) -> Vec<String> {
     let library = library();
     // SAFETY: the functions' own signatures; the site is one of those counted.
     unsafe {
         let count = library.get::<unsafe extern "C" fn(u32) -> u32>(b"doge_emulator_sites").unwrap()(fault as u32);
         let line = library.get::<unsafe extern "C" fn(u32, u32) -> u32>(b"doge_emulator_site_line").unwrap();
-        (0..count).map(|site| line(fault as u32, site)).collect()
+        let file = library.get::<unsafe extern "C" fn(u32, u32) -> *const c_char>(b"doge_emulator_site_file").unwrap();
+        let place = |site| (CStr::from_ptr(file(fault as u32, site)).to_string_lossy(), line(fault as u32, site));
+        (0..count).map(|site| place(site)).map(|(file, line)| format!("{file}:{line}")).collect()
     }
 }

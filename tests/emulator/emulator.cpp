@@ -275,5 +275,6 @@ DOGE_EXPORT void doge_emulator_plant(uint32_t kind, uint32_t site) {
 /// Sites of a kind that ran since the last plant.
 DOGE_EXPORT uint32_t doge_emulator_sites(uint32_t kind) { return (uint32_t)emulator::sites[kind].size(); }
 
-/// The line of a site, for messages.
+/// Where a site is.
+DOGE_EXPORT const char *doge_emulator_site_file(uint32_t kind, uint32_t site) { return emulator::sites[kind][site].file; }
 DOGE_EXPORT uint32_t doge_emulator_site_line(uint32_t kind, uint32_t site) { return emulator::sites[kind][site].line; }

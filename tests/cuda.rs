@@ -1,0 +1,301 @@
+//! The engine on the emulated GPU, end to end: the real runtime, its graphs, the real kernels (tests/emulator says how, and
+//! what this cannot show).
+#![cfg(feature = "cuda")]
+
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use common::emulator;
+use doge_engine::{
+    model::{Checkpoint, Config, Model, Observer, Session, SessionOptions, Variant},
+    ops::{Activations, Cpu, Routing},
+    reference, verify, Device, Dtype, Kernels,
+};
+
+/// Schedules belong to the process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn cpu() -> Cpu {
+    common::cpu(Kernels::detect().unwrap(), 1)
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// Runs every case under `name`; those whose names begin with `sliding` must be refused, by name.
+fn verify_on_the_gpu(name: &str, dtype: Option<Dtype>, block: usize, seed: u32) -> usize {
+    emulator::schedule(seed);
+    let options = verify::VerifyOptions { cpu: cpu(), device: Device::Cuda(emulator::device()), dtype, block };
+    let mut wrong = Vec::new();
+    let reports = verify::run(&folder(name), &options, |report| {
+        let refused = report.failure.as_ref().is_some_and(|why| why.contains("sliding_window does not run on the GPU"));
+        if report.passed() == report.name.starts_with("sliding") || (!report.passed() && !refused) {
+            wrong.push(report.to_string());
+        }
+    });
+    assert!(wrong.is_empty(), "{name}, {dtype:?}, blocks of {block}, schedule {seed}:\n{}", wrong.join("\n"));
+    reports.unwrap().len()
+}
+
+#[test]
+fn golden_cases() {
+    let _alone = alone();
+    assert_eq!(verify_on_the_gpu("tests/golden", None, 256, 2), 52);
+}
+
+/// Where weights are rounded the engine is held to the reference on the same weights.
+#[test]
+fn golden_cases_in_other_formats_blocks_and_schedules() {
+    let _alone = alone();
+    for (i, case) in ["moe_window", "v1_window_6", "window_ties", "v2_bias", "doge2_moe", "bf16_moe_window"].into_iter().enumerate() {
+        let name = format!("tests/golden/{case}");
+        verify_on_the_gpu(&name, None, 7, 0);
+        verify_on_the_gpu(&name, None, 1, 1);
+        verify_on_the_gpu(&name, Some(Dtype::ALL[i % 5]), 16, 2);
+    }
+}
+
+/// A small Doge; `change` edits a V2 model of hidden size 48.
+fn config(change: impl FnOnce(&mut Config)) -> Config {
+    let json = r#"{"model_type": "doge", "vocab_size": 90, "hidden_size": 48, "intermediate_size": 56,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true}"#;
+    let mut config = Config::from_json(json.as_bytes(), "config.json".as_ref()).unwrap();
+    change(&mut config);
+    config
+}
+
+fn on_the_gpu(config: Config, v1: bool, dtype: Dtype) -> Model {
+    let variant = if v1 { Variant::v1(&config) } else { Variant::v2(&config) };
+    Model::new(Checkpoint::random(config, variant, dtype, 11).unwrap()).on(&emulator::device(), |_, _| {}).unwrap()
+}
+
+fn session(model: &Model) -> Session {
+    Session::new(model, &cpu(), SessionOptions::default()).unwrap()
+}
+
+fn prompt(tokens: usize) -> Vec<u32> {
+    (0..tokens as u32).map(|t| t * t % 83 + 3).collect()
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
+}
+
+#[derive(Default)]
+struct All(Vec<Vec<f32>>);
+
+impl Observer for All {
+    fn logits(&mut self, _: usize, logits: &[f32]) {
+        self.0.push(logits.to_vec());
+    }
+}
+
+/// Ragged shapes, every format (integer weights exactly as stored), both kinds of mask heads, experts: the logits of a prompt
+/// and of decode steps beside those of the f64 reference.
+#[test]
+fn random_models_agree_with_the_reference() {
+    let _alone = alone();
+    emulator::schedule(3);
+    for (i, dtype) in Dtype::ALL.into_iter().enumerate() {
+        for v1 in [false, true] {
+            let config = config(|c| {
+                (c.hidden_size, c.intermediate_size, c.head_dim) = ([48, 44, 70][i % 3], [56, 51, 30][i % 3], [12, 10, 6][i % 3]);
+                c.keep_window_size = [5, 9, 100][(i + usize::from(v1)) % 3];
+                if i % 2 == 0 {
+                    (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, 49, 9);
+                }
+            });
+            let model = on_the_gpu(config, v1, dtype);
+            let checkpoint = model.checkpoint();
+            let mut truth = reference::forward::Session::new(&checkpoint.config, &checkpoint.weights);
+            let (ids, mut session, mut seen) = (prompt(21), session(&model), All::default());
+            let mut want = truth.forward(&ids, reference::product_key_router::Routing::PerToken);
+            session.feed_observed(&ids, &mut seen).unwrap();
+            for id in [7, 8, 9] {
+                want.extend(truth.forward(&[id], reference::product_key_router::Routing::PerToken));
+                seen.0.push(session.feed(&[id]).unwrap().to_vec());
+            }
+            for (place, (ours, want)) in seen.0.iter().zip(&want).enumerate() {
+                let top = want.iter().fold(0f64, |top, x| top.max(x.abs()));
+                for (ours, want) in ours.iter().zip(want) {
+                    // As the golden data allows it: a few millionths of the largest logit, never less than 2e-5.
+                    let error = (f64::from(*ours) - want).abs();
+                    assert!(error <= 2e-5f64.max(1e-5 * top), "{dtype}, v1 {v1}, place {place}: {ours}, expected {want}");
+                }
+            }
+        }
+    }
+}
+
+/// Greedy runs of any length give the tokens that the host chooses step by step, and leave the same state behind.
+#[test]
+fn runs_of_any_length_give_the_same_tokens() {
+    let _alone = alone();
+    emulator::schedule(2);
+    for (moe, v1, dtype) in [(false, false, Dtype::F32), (true, true, Dtype::Bf16), (true, false, Dtype::Int4)] {
+        let model = on_the_gpu(
+            config(|c| {
+                c.keep_window_size = 11;
+                if moe {
+                    (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, 16, 4);
+                }
+            }),
+            v1,
+            dtype,
+        );
+        let (ids, cpu) = (prompt(9), cpu());
+        let first = |session: &mut Session| cpu.argmax(session.feed(&ids).unwrap()).unwrap() as u32;
+        let mut by_hand = session(&model);
+        let mut want = vec![first(&mut by_hand)];
+        for _ in 0..20 {
+            let logits = by_hand.feed(&[*want.last().unwrap()]).unwrap();
+            want.push(cpu.argmax(logits).unwrap() as u32);
+        }
+        let after = bits(by_hand.feed(&[5]).unwrap());
+        for cut in [&[20][..], &[1; 20], &[7, 13], &[3, 1, 16]] {
+            let mut session = session(&model);
+            let mut got = vec![first(&mut session)];
+            for &steps in cut {
+                got.extend(session.decode(*got.last().unwrap(), steps, &[]).unwrap());
+            }
+            assert_eq!(got, want, "runs of {cut:?}");
+            assert_eq!(session.tokens(), 29);
+            assert_eq!(bits(session.feed(&[5]).unwrap()), after, "the state after runs of {cut:?}");
+        }
+        // An end-of-text token stops a run in its middle; it was chosen, not fed.
+        let mut session = session(&model);
+        let got = first(&mut session);
+        let eos = want[4];
+        let stop = want.iter().skip(1).position(|&id| id == eos).unwrap() + 1;
+        assert_eq!(session.decode(got, 20, &[eos]).unwrap(), want[1..=stop]);
+        assert_eq!(session.tokens(), 9 + stop);
+        assert_eq!(session.decode(eos, 20 - stop, &[]).unwrap(), want[stop + 1..]);
+        assert_eq!(bits(session.feed(&[5]).unwrap()), after, "the state after a run that was stopped");
+    }
+}
+
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    let _alone = alone();
+    let model = on_the_gpu(
+        config(|c| {
+            (c.is_moe, c.num_experts, c.num_experts_per_tok, c.keep_window_size) = (true, 16, 4, 6);
+        }),
+        true,
+        Dtype::Bf16,
+    );
+    let run = |seed| {
+        emulator::schedule(seed);
+        let mut session = session(&model);
+        session.feed(&prompt(19)).unwrap();
+        session.decode(4, 6, &[]).unwrap();
+        bits(session.feed(&[5]).unwrap())
+    };
+    let want = run(0);
+    for seed in [1, 2, 30, 400, 5000] {
+        assert_eq!(run(seed), want, "schedule {seed}");
+    }
+}
+
+/// On tensor cores a prompt's rows are rounded to bf16: near the exact result, and the same however the prompt is cut.
+#[test]
+fn prompts_on_tensor_cores() {
+    let _alone = alone();
+    emulator::schedule(2);
+    let model = on_the_gpu(config(|c| c.keep_window_size = 1000), false, Dtype::Bf16);
+    let (ids, rounding) = (prompt(80), cpu().with_activations(Activations::Bf16));
+    let exact = session(&model).feed(&ids).unwrap().to_vec();
+    let feed = |block| {
+        let options = SessionOptions { block, ..SessionOptions::default() };
+        Session::new(&model, &rounding, options).unwrap().feed(&ids).unwrap().to_vec()
+    };
+    let rounded = feed(256);
+    let top = exact.iter().fold(0f32, |top, x| top.max(x.abs()));
+    let worst = rounded.iter().zip(&exact).fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+    assert!(worst > 0.0, "nothing was rounded");
+    // 2^-9 each of a few dozen roundings in a row.
+    assert!(worst < 0.05 * top, "{worst} of {top}");
+    for block in [1, 7, 64, 79] {
+        assert_eq!(bits(&feed(block)), bits(&rounded), "blocks of {block}");
+    }
+}
+
+#[test]
+fn a_forked_session_goes_its_own_way() {
+    let _alone = alone();
+    let model = on_the_gpu(config(|c| c.keep_window_size = 7), true, Dtype::F32);
+    let mut one = session(&model);
+    one.feed(&prompt(12)).unwrap();
+    let mut other = one.fork().unwrap();
+    let first = bits(one.feed(&[4, 5, 6]).unwrap());
+    other.feed(&[9]).unwrap();
+    let mut again = session(&model);
+    again.feed(&prompt(12)).unwrap();
+    assert_eq!(bits(again.feed(&[4, 5, 6]).unwrap()), first);
+    assert_eq!(other.tokens(), 13);
+}
+
+#[test]
+fn what_the_gpu_cannot_do_has_a_name() {
+    let _alone = alone();
+    let model = |change: &dyn Fn(&mut Config)| {
+        let config = config(|c| change(c));
+        let variant = Variant::v2(&config);
+        Model::new(Checkpoint::random(config, variant, Dtype::F32, 1).unwrap()).on(&emulator::device(), |_, _| {})
+    };
+    let refused = |what: &str, model: doge_engine::Result<Model>| {
+        let error = model.expect_err(what).to_string();
+        assert!(error.contains("does not run on the GPU") && error.contains(what), "{error}");
+    };
+    refused("sliding_window", model(&|c| c.sliding_window = Some(5)));
+    refused("head_dim 258", model(&|c| c.head_dim = 258));
+    let moe = |keys: usize, top| move |c: &mut Config| (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, keys * keys, top);
+    refused("257 experts", model(&moe(20, 257)));
+    let model = model(&moe(4, 3)).unwrap();
+    let mut session = Session::new(&model, &cpu(), SessionOptions { routing: Routing::Reference, ..Default::default() }).unwrap();
+    let error = session.feed(&[3; 257]).unwrap_err().to_string();
+    assert!(error.contains("--routing reference for 257 tokens"), "{error}");
+}
+
+/// The command with the stand-in driver, and settings of it.
+fn doge(args: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doge"));
+    command.args(args).env("LD_LIBRARY_PATH", emulator::folder()).env("DOGE_CUDA_KERNELS", emulator::images());
+    command.envs(settings.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn the_command_runs_on_the_gpu() {
+    let text = |device: &str, settings: &[(&str, &str)]| {
+        let output = doge(&["generate", "-p", "ROMEO.", "-n", "20", "-q", "--temp", "0", "--device", device], settings);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let want = text("cpu", &[]);
+    assert_eq!(text("cuda", &[]), want);
+    assert_eq!(text("cuda:0", &[("DOGE_EMULATOR_SEED", "1")]), want);
+}
+
+#[test]
+fn failures_of_the_gpu_have_names() {
+    let fails = |device: &str, settings: &[(&str, &str)], words: &str| {
+        let output = doge(&["generate", "-p", "x", "-n", "1", "--device", device], settings);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    };
+    fails("cuda:3", &[], "cuda:3 cannot be used: there is no such GPU; the driver shows 1");
+    fails("cuda", &[("DOGE_EMULATOR_DEVICES", "0")], "cuda:0 cannot be used: there is no such GPU; the driver shows 0");
+    fails("cuda", &[("DOGE_EMULATOR_ARCH", "75")], "its architecture is 7.5; the kernels need 8.0");
+    fails("cuda", &[("DOGE_EMULATOR_MEMORY", "1000000")], "bytes for the weights on the GPU");
+    fails("cuda", &[("DOGE_CUDA_KERNELS", "/nowhere")], "/nowhere");
+}
