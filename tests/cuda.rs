@@ -56,7 +56,9 @@ fn golden_cases() {
 #[test]
 fn golden_cases_in_other_formats_blocks_and_schedules() {
     let _alone = alone();
-    for (i, case) in ["moe_window", "v1_window_6", "window_ties", "v2_bias", "doge2_moe", "bf16_moe_window"].into_iter().enumerate() {
+    for (i, case) in
+        ["moe_window", "v1_window_6", "window_ties", "v2_bias", "doge2_moe", "bf16_moe_window"].into_iter().enumerate()
+    {
         let name = format!("tests/golden/{case}");
         verify_on_the_gpu(&name, None, 7, 0);
         verify_on_the_gpu(&name, None, 1, 1);
@@ -258,7 +260,8 @@ fn what_the_gpu_cannot_do_has_a_name() {
     };
     refused("sliding_window", model(&|c| c.sliding_window = Some(5)));
     refused("head_dim 258", model(&|c| c.head_dim = 258));
-    let moe = |keys: usize, top| move |c: &mut Config| (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, keys * keys, top);
+    let moe =
+        |keys: usize, top| move |c: &mut Config| (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, keys * keys, top);
     refused("257 experts", model(&moe(20, 257)));
     let model = model(&moe(4, 3)).unwrap();
     let mut session = Session::new(&model, &cpu(), SessionOptions { routing: Routing::Reference, ..Default::default() }).unwrap();

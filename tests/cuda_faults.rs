@@ -40,18 +40,20 @@ fn models(gpu: &Device) -> Vec<(Model, Cpu)> {
     ]
 }
 
-/// Everything the models say of a prompt, of a run, and of a token after it; `None` if something failed.
-fn results(models: &[(Model, Cpu)], seed: u32) -> Option<Vec<u32>> {
-    emulator::schedule(seed);
+/// What one model says of a prompt, of a run, and of a token after it; `None` if something failed.
+fn result((model, cpu): &(Model, Cpu)) -> Option<Vec<u32>> {
     let ids: Vec<u32> = (0..70).map(|t| t * t % 127 + 1).collect();
-    let mut all = Vec::new();
-    for (model, cpu) in models {
-        let mut session = Session::new(model, cpu, SessionOptions { block: 43, ..SessionOptions::default() }).ok()?;
-        all.extend(session.feed(&ids).ok()?.iter().map(|x| x.to_bits()));
-        all.extend(session.decode(5, 3, &[]).ok()?);
-        all.extend(session.feed(&[9]).ok()?.iter().map(|x| x.to_bits()));
-    }
+    let mut session = Session::new(model, cpu, SessionOptions { block: 43, ..SessionOptions::default() }).ok()?;
+    let mut all: Vec<u32> = session.feed(&ids).ok()?.iter().map(|x| x.to_bits()).collect();
+    all.extend(session.decode(5, 3, &[]).ok()?);
+    all.extend(session.feed(&[9]).ok()?.iter().map(|x| x.to_bits()));
     Some(all)
+}
+
+/// Do all models say what sound kernels make them say? Looks no further than the first that does not.
+fn are_sound(models: &[(Model, Cpu)], want: &[Vec<u32>], seed: u32) -> bool {
+    emulator::schedule(seed);
+    models.iter().zip(want).all(|(model, want)| result(model).as_ref() == Some(want))
 }
 
 /// Sites that may be broken without anything wrong to see, and why: (fault, line of which file, reason).
@@ -61,12 +63,13 @@ const UNSEEN: &[(Fault, &str, &str)] = &[];
 fn every_planted_fault_is_seen() {
     let models = models(&emulator::device());
     emulator::heal();
-    let want = results(&models, 2).expect("sound kernels");
-    for seed in [0, 1, 3] {
-        assert_eq!(results(&models, seed).as_ref(), Some(&want), "sound kernels under schedule {seed}");
+    emulator::schedule(2);
+    let want: Vec<Vec<u32>> = models.iter().map(|model| result(model).expect("sound kernels")).collect();
+    for seed in [0, 1] {
+        assert!(are_sound(&models, &want, seed), "sound kernels under schedule {seed}");
     }
     emulator::count_sites();
-    results(&models, 2);
+    are_sound(&models, &want, 2);
     let counted: Vec<(Fault, Vec<String>)> = Fault::ALL.map(|fault| (fault, emulator::sites(fault))).into();
     let (mut unseen, mut planted) = (Vec::new(), 0);
     for (fault, sites) in &counted {
@@ -76,7 +79,7 @@ fn every_planted_fault_is_seen() {
             // Some races show under some schedules only.
             let seen = [2u32, 0, 1, 7, 13].into_iter().any(|seed| {
                 emulator::plant(*fault, site as u32);
-                results(&models, seed).as_ref() != Some(&want)
+                !are_sound(&models, &want, seed)
             });
             if !seen && !UNSEEN.iter().any(|(known, at, _)| known == fault && place.ends_with(at)) {
                 unseen.push(format!("{fault:?} at {place}"));
@@ -84,7 +87,7 @@ fn every_planted_fault_is_seen() {
         }
     }
     emulator::heal();
-    assert_eq!(results(&models, 2), Some(want), "healed kernels");
+    assert!(are_sound(&models, &want, 2), "healed kernels");
     eprintln!("{planted} faults planted, {} unseen", unseen.len());
     assert!(unseen.is_empty(), "not seen:\n{}", unseen.join("\n"));
 }

@@ -62,8 +62,14 @@ impl Weight {
 fn linear_layers_of_every_format() {
     let gpu = emulator::device();
     // (rows of x, columns, outputs of three projections): ragged everywhere, one output, more than a block's.
-    let shapes =
-        [(1, 48, [24, 12, 12]), (1, 1, [1, 0, 0]), (2, 7, [5, 3, 1]), (8, 100, [33, 16, 2]), (9, 264, [17, 9, 40]), (19, 56, [7, 0, 0])];
+    let shapes = [
+        (1, 48, [24, 12, 12]),
+        (1, 1, [1, 0, 0]),
+        (2, 7, [5, 3, 1]),
+        (8, 100, [33, 16, 2]),
+        (9, 264, [17, 9, 40]),
+        (19, 56, [7, 0, 0]),
+    ];
     for dtype in Dtype::ALL {
         for (i, &(rows, cols, outputs)) in shapes.iter().enumerate() {
             for fill in [Fill::Uniform, Fill::WideRange, Fill::OneHuge, Fill::Tiny] {
@@ -150,7 +156,9 @@ fn gate_and_up_with_every_activation() {
 #[test]
 fn tensor_cores_multiply_rounded_rows() {
     let gpu = emulator::device();
-    for (i, (rows, cols, outputs)) in [(2, 8, [3, 0, 0]), (64, 32, [64, 8, 0]), (70, 72, [65, 13, 1]), (3, 200, [130, 0, 0])].into_iter().enumerate() {
+    for (i, (rows, cols, outputs)) in
+        [(2, 8, [3, 0, 0]), (64, 32, [64, 8, 0]), (70, 72, [65, 13, 1]), (3, 200, [130, 0, 0])].into_iter().enumerate()
+    {
         let random = &mut Random::new(i as u64);
         let x = random.fill(Fill::Uniform, rows * cols, 1.0);
         let weights = outputs.map(|n| Weight::linear(&gpu, Dtype::Bf16, n, cols, random, Fill::Uniform));
@@ -197,7 +205,8 @@ fn norms_of_every_length() {
             let [gate, weight] = [(); 2].map(|()| random.fill(Fill::Uniform, cols, 1.0));
             let mut stream = Rows::from_slice(&gpu, cols, &x).unwrap();
             let mut out = Rows::zeros(&gpu, rows, cols).unwrap();
-            let (gate_there, branch_there) = (Buffer::from_slice(&gpu, &gate).unwrap(), Rows::from_slice(&gpu, cols, &branch).unwrap());
+            let (gate_there, branch_there) =
+                (Buffer::from_slice(&gpu, &gate).unwrap(), Rows::from_slice(&gpu, cols, &branch).unwrap());
             let residual = (i % 2 == 0).then_some(Residual { gate: &gate_there, branch: &branch_there });
             let is_residual = residual.is_some();
             gpu.rms_norm(&mut out, &mut stream, residual, &Buffer::from_slice(&gpu, &weight).unwrap(), RMS_EPS, rows).unwrap();
@@ -249,7 +258,8 @@ fn mask_scores_of_every_shape() {
 #[test]
 fn experts_are_those_of_the_reference() {
     let gpu = emulator::device();
-    let shapes = [(1, 1, 16), (2, 3, 48), (4, 2, 40), (5, 7, 12), (6, 20, 64), (9, 81, 8), (16, 30, 100), (32, 16, 256), (128, 64, 24)];
+    let shapes =
+        [(1, 1, 16), (2, 3, 48), (4, 2, 40), (5, 7, 12), (6, 20, 64), (9, 81, 8), (16, 30, 100), (32, 16, 256), (128, 64, 24)];
     for (i, (keys, top, cols)) in shapes.into_iter().enumerate() {
         for (j, fill) in [Fill::Uniform, Fill::Ties, Fill::Zeros].into_iter().enumerate() {
             let dtype = Dtype::ALL[(i + j) % 5];
@@ -267,7 +277,8 @@ fn experts_are_those_of_the_reference() {
             };
             let (mut expert, mut weight) = (Buffer::zeros(&gpu, rows * top).unwrap(), Buffer::zeros(&gpu, rows * top).unwrap());
             let mut y = Rows::from_slice(&gpu, cols, &before).unwrap();
-            let (x_there, router_there) = (Rows::from_slice(&gpu, cols, &x).unwrap(), Rows::from_slice(&gpu, 2 * keys, &router).unwrap());
+            let (x_there, router_there) =
+                (Rows::from_slice(&gpu, cols, &x).unwrap(), Rows::from_slice(&gpu, 2 * keys, &router).unwrap());
             let call = Experts {
                 router: &router_there,
                 down_embed: &down.matrix,

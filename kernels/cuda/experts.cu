@@ -79,7 +79,7 @@ DOGE_DEVICE void choose(Shared &s, const float *x, const float *y, uint32_t n_ke
   if (s.tie != 0 && dev::thread() == 0) {
     uint32_t n = 0;
     while (n < n_top && s.best_score[n] > last) ++n;
-    for (uint32_t id = 0; n < n_top; ++id) {
+    for (uint32_t id = 0; n < n_top && id < n_keys * n_keys; ++id) {
       if (ordered(s.x[id / n_keys] + s.y[id % n_keys]) == last) s.best[n++] = id;
     }
   }

@@ -1,7 +1,7 @@
 use super::{
     buffer::{expect_len, Buffer, Rows},
     device::Device,
-    kept::{KeyLists, Kept},
+    kept::{Kept, KeyLists},
     ops::Place,
 };
 use crate::{ffi, Error, Result};

@@ -167,7 +167,9 @@ fn why(error: DriverError) -> String {
         | sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
         | sys::CUresult::CUDA_ERROR_INVALID_IMAGE
         | sys::CUresult::CUDA_ERROR_STUB_LIBRARY => "; the driver is too old or none: install version 580 or later",
-        sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => "; the kernels are not made for this GPU: build with its architecture in DOGE_CUDA_ARCHS",
+        sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+            "; the kernels are not made for this GPU: build with its architecture in DOGE_CUDA_ARCHS"
+        }
         sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | sys::CUresult::CUDA_ERROR_LAUNCH_FAILED => {
             "; a kernel failed, the device is lost to this process: please report it, with the model and the command"
         }

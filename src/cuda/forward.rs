@@ -145,7 +145,8 @@ impl Forward<'_> {
             }
         }
         gpu.kept_commit(kept, &mut s.lists, &s.k, &s.v, &s.at, n)?;
-        self.linear([projection(&mut s.branch, &layer.o_proj)], &s.attn, &mut s.rounded, n, is_prompt) // [n, H]
+        self.linear([projection(&mut s.branch, &layer.o_proj)], &s.attn, &mut s.rounded, n, is_prompt)
+        // [n, H]
     }
 
     /// The dense MLP and the routed experts (spec 4.5, 4.6): `s.h` to `s.branch`.

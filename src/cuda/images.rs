@@ -28,7 +28,10 @@ fn folder_images(folder: &Path) -> Result<Vec<Vec<u8>>> {
         }
     }
     if images.is_empty() {
-        return Err(Error::BadFile { path: folder.to_path_buf(), why: "holds no .fatbin and no .cubin (DOGE_CUDA_KERNELS)".into() });
+        return Err(Error::BadFile {
+            path: folder.to_path_buf(),
+            why: "holds no .fatbin and no .cubin (DOGE_CUDA_KERNELS)".into(),
+        });
     }
     Ok(images)
 }

@@ -58,8 +58,7 @@ impl Kept {
         if u32::try_from(shape.arena_rows()).map_or(true, |rows| rows >= ffi::DOGE_CUDA_NEW) {
             return Err(Error::OutOfMemory { bytes: shape.bytes(), what: "the kept keys of a layer on the GPU" });
         }
-        let (slots, floats) =
-            (shape.mask_heads * shape.slots, shape.kv_heads * shape.arena_rows() * padded(shape.head_dim));
+        let (slots, floats) = (shape.mask_heads * shape.slots, shape.kv_heads * shape.arena_rows() * padded(shape.head_dim));
         Ok(Kept {
             shape,
             row: Buffer::zeros(device, slots)?,

@@ -101,7 +101,10 @@ fn check<const N: usize>(projections: &mut [Projection<'_>; N], n_rows: usize) -
     for (i, (to, p)) in checked.projection.iter_mut().zip(projections).enumerate() {
         let w = p.weight;
         if i > 0 && (w.dtype, w.cols) != (checked.dtype, checked.cols) {
-            return Err(Error::BadArgument { what: "linear: weights", why: "of one call have different formats or inputs".into() });
+            return Err(Error::BadArgument {
+                what: "linear: weights",
+                why: "of one call have different formats or inputs".into(),
+            });
         }
         (checked.dtype, checked.stride_bytes, checked.cols) = (w.dtype, w.stride_bytes, w.cols);
         if (w.layout == Layout::Tiles) != w.dtype.is_int() {

@@ -16,6 +16,7 @@ mod images;
 mod kept;
 mod linear;
 mod ops;
+mod roof;
 mod scratch;
 mod sequence;
 mod table;

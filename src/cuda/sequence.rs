@@ -234,7 +234,8 @@ impl Sequence {
             return Ok(());
         }
         (self.step, self.scratch) = (None, None);
-        self.device().expect_room(Scratch::bytes(&self.checkpoint, rows, self.shape), "the activations of a session on the GPU")?;
+        self.device()
+            .expect_room(Scratch::bytes(&self.checkpoint, rows, self.shape), "the activations of a session on the GPU")?;
         self.scratch = Some(Box::new(Scratch::new(self.device(), &self.checkpoint, rows, self.shape)?));
         Ok(())
     }

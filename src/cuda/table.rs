@@ -40,8 +40,10 @@ impl Table {
             Ok([f32?, bf16?, f16?, int8?, int4?])
         };
         let embed = ["doge_embed_f32", "doge_embed_bf16", "doge_embed_f16", "doge_embed_int8", "doge_embed_int4"];
-        let linear_1 = ["doge_linear_f32_1", "doge_linear_bf16_1", "doge_linear_f16_1", "doge_linear_int8_1", "doge_linear_int4_1"];
-        let linear_8 = ["doge_linear_f32_8", "doge_linear_bf16_8", "doge_linear_f16_8", "doge_linear_int8_8", "doge_linear_int4_8"];
+        let linear_1 =
+            ["doge_linear_f32_1", "doge_linear_bf16_1", "doge_linear_f16_1", "doge_linear_int8_1", "doge_linear_int4_1"];
+        let linear_8 =
+            ["doge_linear_f32_8", "doge_linear_bf16_8", "doge_linear_f16_8", "doge_linear_int8_8", "doge_linear_int4_8"];
         let gated_1 = [
             "doge_linear_gated_f32_1",
             "doge_linear_gated_bf16_1",

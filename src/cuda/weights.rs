@@ -142,9 +142,8 @@ impl DeviceWeights {
 /// Refuses what the kernels do not do.
 fn check_supported(checkpoint: &Checkpoint) -> Result<()> {
     let config = &checkpoint.config;
-    let refuse = |what: &str, why: &str| {
-        Err(Error::UnsupportedOnDevice { what: what.into(), why: format!("{why}; use --device cpu") })
-    };
+    let refuse =
+        |what: &str, why: &str| Err(Error::UnsupportedOnDevice { what: what.into(), why: format!("{why}; use --device cpu") });
     if config.sliding_window.is_some() {
         return refuse("sliding_window", "its dropped keys can return, which needs every key of the window, not a fixed set");
     }
@@ -162,15 +161,8 @@ fn bytes_of(tensor: &crate::Tensor) -> u128 {
 }
 
 fn layer_bytes(layer: &LayerWeights) -> u128 {
-    let linears = [
-        &layer.q_proj,
-        &layer.k_proj,
-        &layer.v_proj,
-        &layer.o_proj,
-        &layer.gate_proj,
-        &layer.up_proj,
-        &layer.down_proj,
-    ];
+    let linears =
+        [&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.gate_proj, &layer.up_proj, &layer.down_proj];
     let tables = layer.experts.iter().flat_map(|e| [&e.router_gate, &e.down_embed, &e.up_embed]);
     linears.iter().map(|linear| bytes_of(&linear.weight)).chain(tables.map(bytes_of)).sum()
 }

@@ -1,6 +1,7 @@
 // Fibres, the scheduler and the collectives of the emulator. One launch at a time.
 #include "doge_emulator.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -87,6 +88,27 @@ void enter() {
   abort(); // nobody wakes a thread that is done
 }
 
+/// A kernel that reads or writes where nothing is ends its launch, not the process.
+struct sigaction others;
+void on_memory_fault(int, siginfo_t *info, void *) {
+  if (running == nullptr) {
+    sigaction(SIGSEGV, &others, nullptr); // not ours: happens again, with whoever was there before
+    return;
+  }
+  char text[64];
+  snprintf(text, sizeof text, "memory fault at %p", info->si_addr);
+  running->error = text;
+  switch_fibre(current().fibre, running->scheduler);
+}
+
+void catch_memory_faults() {
+  struct sigaction action = {};
+  action.sa_sigaction = on_memory_fault;
+  // On the thread's alternate stack; never returned from, so the signal must not stay blocked.
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  sigaction(SIGSEGV, &action, &others);
+}
+
 struct Random {
   uint64_t state;
   uint32_t below(uint32_t n) {
@@ -161,6 +183,8 @@ const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t s
   block.warps.resize(kernel.threads / 32);
   block.eager = seed % 2 == 1;
   running = &block;
+  static const bool caught = (catch_memory_faults(), true);
+  (void)caught;
   Random random = {seed};
   std::vector<uint32_t> order(kernel.threads);
   const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;

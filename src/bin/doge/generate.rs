@@ -93,12 +93,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     }
 
     let mut session = Session::new(&engine.model, &engine.cpu, args.sequence.session_options())?;
-    let until = Until {
-        max_new_tokens,
-        eos_token_ids: &config.eos_token_ids,
-        cancel: Some(interrupt.begin()),
-        ahead: AHEAD,
-    };
+    let until = Until { max_new_tokens, eos_token_ids: &config.eos_token_ids, cancel: Some(interrupt.begin()), ahead: AHEAD };
     let generation = Generation::new(&mut session, &mut sampler, &ids, until)?;
     let mut generation = TextGeneration::new(generation, &engine.tokenizer, stops);
 

@@ -12,7 +12,7 @@ use doge_engine::{
     model::{family, Checkpoint, Config, LoadOptions, Model, Variant},
     ops::Cpu,
     pool::{Pool, MAX_THREADS},
-    Dtype, Error, Isa, Kernels,
+    Device, DeviceWord, Dtype, Error, Isa, Kernels,
 };
 
 use crate::{
@@ -54,6 +54,9 @@ pub struct BenchArgs {
     /// Forms in which bf16 weights meet their input
     #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',', default_value = "f32")]
     pub activations: Vec<ActivationsWord>,
+    /// Device to run on: cpu, cuda, cuda:N. On a GPU the roof of every row is the bandwidth of a copy in its memory
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceWord::Cpu)]
+    pub device: DeviceWord,
     /// Threads [default: what affinity and cgroup quota allow]
     #[arg(short, long, value_name = "NS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
     pub threads: Vec<u16>,
@@ -115,6 +118,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         samples: args.repetitions.map_or(if cards { 3 } else { 5 }, usize::from),
         warms_up: !args.no_warmup,
     };
+    let device = Device::open(args.device)?;
     let (cpus, subjects) = (cpus(args)?, subjects(args, cards)?);
     let mut table = Table::new(args.output, if cards { &CARDS } else { &[] });
     table.begin()?;
@@ -130,7 +134,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
                 checkpoint.config.keep_window_size = keep_window as usize;
             }
             let name = subject.name();
-            let model = Model::new(checkpoint);
+            let model = device.place(Model::new(checkpoint))?;
             for cpu in &cpus {
                 bench.rows(&name, &model, cpu, &mut |row| {
                     if !args.quiet && row.unsteady() {
