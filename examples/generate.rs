@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut sampler = Sampler::new(settings)?;
 
     let prompt = tokenizer.encode(&text, true, true)?;
-    let until = Until { max_new_tokens: 100, eos_token_ids: &config.eos_token_ids, cancel: None };
+    let until = Until { max_new_tokens: 100, eos_token_ids: &config.eos_token_ids, ..Until::default() };
     let generation = Generation::new(&mut session, &mut sampler, &prompt, until)?;
     for piece in TextGeneration::new(generation, &tokenizer, StopStrings::default()) {
         print!("{}", piece?);

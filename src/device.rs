@@ -57,9 +57,14 @@ impl Device {
     pub fn open(word: DeviceWord) -> Result<Device> {
         match word {
             DeviceWord::Cpu => Ok(Device::Cpu),
-            DeviceWord::Auto => Ok(best()),
+            DeviceWord::Auto => Ok(Device::best().0),
             DeviceWord::Cuda(ordinal) => cuda(ordinal),
         }
+    }
+
+    /// What `auto` means here; and, where there is a GPU and it is not that, the reason.
+    pub fn best() -> (Device, Option<Error>) {
+        best()
     }
 
     /// The model, there.
@@ -76,10 +81,13 @@ impl Device {
 }
 
 #[cfg(feature = "cuda")]
-fn best() -> Device {
-    match crate::cuda::Device::is_built() && crate::cuda::Device::count() > 0 {
-        true => crate::cuda::Device::open(0).map_or(Device::Cpu, Device::Cuda),
-        false => Device::Cpu,
+fn best() -> (Device, Option<Error>) {
+    if !crate::cuda::Device::is_built() || crate::cuda::Device::count() == 0 {
+        return (Device::Cpu, None);
+    }
+    match crate::cuda::Device::open(0) {
+        Ok(device) => (Device::Cuda(device), None),
+        Err(error) => (Device::Cpu, Some(error)),
     }
 }
 
@@ -89,8 +97,8 @@ fn cuda(ordinal: usize) -> Result<Device> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn best() -> Device {
-    Device::Cpu
+fn best() -> (Device, Option<Error>) {
+    (Device::Cpu, None)
 }
 
 #[cfg(not(feature = "cuda"))]

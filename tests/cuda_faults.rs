@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::io::Write;
+
 use common::emulator::{self, Fault};
 use doge_engine::{
     cuda::Device,
@@ -12,11 +14,14 @@ use doge_engine::{
     Dtype, Kernels,
 };
 
+/// Past the test harness, which would swallow the list of a test that passes.
+macro_rules! say { ($($format:tt)*) => { writeln!(std::io::stderr(), $($format)*).expect("stderr") } }
+
 /// Small models that between them run every kernel at sizes where each part of it matters.
 fn models(gpu: &Device) -> Vec<(Model, Cpu)> {
     let json = r#"{"model_type": "doge", "vocab_size": 130, "hidden_size": 80, "intermediate_size": 136,
         "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true,
-        "keep_window_size": 37}"#;
+        "keep_window_size": 35}"#;
     let config = |moe: bool| {
         let mut config = Config::from_json(json.as_bytes(), "config.json".as_ref()).unwrap();
         if moe {
@@ -42,8 +47,8 @@ fn models(gpu: &Device) -> Vec<(Model, Cpu)> {
 
 /// What one model says of a prompt, of a run, and of a token after it; `None` if something failed.
 fn result((model, cpu): &(Model, Cpu)) -> Option<Vec<u32>> {
-    let ids: Vec<u32> = (0..70).map(|t| t * t % 127 + 1).collect();
-    let mut session = Session::new(model, cpu, SessionOptions { block: 43, ..SessionOptions::default() }).ok()?;
+    let ids: Vec<u32> = (0..44).map(|t| t * t % 127 + 1).collect();
+    let mut session = Session::new(model, cpu, SessionOptions { block: 27, ..SessionOptions::default() }).ok()?;
     let mut all: Vec<u32> = session.feed(&ids).ok()?.iter().map(|x| x.to_bits()).collect();
     all.extend(session.decode(5, 3, &[]).ok()?);
     all.extend(session.feed(&[9]).ok()?.iter().map(|x| x.to_bits()));
@@ -77,10 +82,11 @@ fn every_planted_fault_is_seen() {
         for (site, place) in sites.iter().enumerate() {
             planted += 1;
             // Some races show under some schedules only.
-            let seen = [2u32, 0, 1, 7, 13].into_iter().any(|seed| {
+            let seen = [2u32, 0, 1, 7].into_iter().any(|seed| {
                 emulator::plant(*fault, site as u32);
                 !are_sound(&models, &want, seed)
             });
+            say!("{fault:?} at {place}: {}", if seen { "seen" } else { "NOT SEEN" });
             if !seen && !UNSEEN.iter().any(|(known, at, _)| known == fault && place.ends_with(at)) {
                 unseen.push(format!("{fault:?} at {place}"));
             }
@@ -88,6 +94,6 @@ fn every_planted_fault_is_seen() {
     }
     emulator::heal();
     assert!(are_sound(&models, &want, 2), "healed kernels");
-    eprintln!("{planted} faults planted, {} unseen", unseen.len());
+    say!("{planted} faults planted, {} of them unseen", unseen.len());
     assert!(unseen.is_empty(), "not seen:\n{}", unseen.join("\n"));
 }

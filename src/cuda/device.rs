@@ -99,6 +99,7 @@ impl Device {
 
     /// An error if `bytes` are not free now.
     pub(super) fn expect_room(&self, bytes: u128, what: &'static str) -> Result<()> {
+        self.synchronize()?; // what was given back is free only then
         let (free, _) = self.memory()?;
         if bytes > free as u128 {
             return Err(Error::OutOfMemory { bytes, what });

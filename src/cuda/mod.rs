@@ -22,10 +22,8 @@ mod sequence;
 mod table;
 mod weights;
 
-pub use attention::AttentionShape;
 pub use buffer::{Buffer, Rows};
 pub use device::{Device, MISSING_KERNELS};
-pub use kept::{Kept, KeptShape};
 pub use linear::{DeviceMatrix, Projection};
 pub use ops::{Experts, Residual};
 pub use sequence::{Run, Sequence};

@@ -141,6 +141,6 @@ pub fn sites(fault: Fault) -> Vec<String> {
         let line = library.get::<unsafe extern "C" fn(u32, u32) -> u32>(b"doge_emulator_site_line").unwrap();
         let file = library.get::<unsafe extern "C" fn(u32, u32) -> *const c_char>(b"doge_emulator_site_file").unwrap();
         let place = |site| (CStr::from_ptr(file(fault as u32, site)).to_string_lossy(), line(fault as u32, site));
-        (0..count).map(|site| place(site)).map(|(file, line)| format!("{file}:{line}")).collect()
+        (0..count).map(place).map(|(file, line)| format!("{file}:{line}")).collect()
     }
 }

@@ -11,7 +11,7 @@ use doge_engine::{
     model::{Checkpoint, LoadOptions, Model},
     ops::Cpu,
     pool::Pool,
-    ChatTemplate, Device, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
+    ChatTemplate, Device, DeviceWord, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
 };
 
 use crate::{
@@ -138,8 +138,20 @@ pub fn cpu(options: &CpuOptions) -> Result<Cpu, Failure> {
     Ok(cpu.with_activations(options.activations.into()))
 }
 
-/// A model where the options ask for it.
-pub fn place(checkpoint: Checkpoint, device: &Device, quiet: bool) -> Result<Model, Failure> {
+/// The device that the options ask for. Where `auto` passes over a GPU, it says why.
+pub fn device(word: DeviceWord, quiet: bool) -> Result<Device, Failure> {
+    if word != DeviceWord::Auto {
+        return Ok(Device::open(word)?);
+    }
+    let (device, why) = Device::best();
+    if let Some(why) = why.filter(|_| !quiet) {
+        report::note(format_args!("on the CPU: {why}"));
+    }
+    Ok(device)
+}
+
+/// A model on the device. Where `auto` chose one that cannot hold or run it, it stays on the CPU, and says why.
+pub fn place(checkpoint: Checkpoint, device: &Device, word: DeviceWord, quiet: bool) -> Result<Model, Failure> {
     let model = Model::new(checkpoint);
     match device {
         Device::Cpu => Ok(model),
@@ -153,7 +165,15 @@ pub fn place(checkpoint: Checkpoint, device: &Device, quiet: bool) -> Result<Mod
             if !quiet {
                 report::end_progress();
             }
-            Ok(placed?)
+            match placed {
+                Err(why @ (Error::UnsupportedOnDevice { .. } | Error::OutOfMemory { .. })) if word == DeviceWord::Auto => {
+                    if !quiet {
+                        report::note(format_args!("on the CPU: {why}"));
+                    }
+                    Ok(model)
+                }
+                placed => Ok(placed?),
+            }
         }
     }
 }
@@ -175,7 +195,6 @@ pub struct Engine {
     pub source: Source,
     pub model: Model,
     pub cpu: Cpu,
-    pub device: Device,
     pub tokenizer: Tokenizer,
     pub generation_config: GenerationConfig,
     /// From the options to here.
@@ -185,7 +204,7 @@ pub struct Engine {
 impl Engine {
     pub fn load(model: &ModelOptions, cpu: &CpuOptions, quiet: bool) -> Result<Self, Failure> {
         let start = Instant::now();
-        let device = Device::open(cpu.device)?;
+        let (word, device) = (cpu.device, self::device(cpu.device, quiet)?);
         let cpu = self::cpu(cpu)?;
         let source = Source::find(model, quiet)?;
         let checkpoint = source.checkpoint(&model.load_options())?;
@@ -198,8 +217,8 @@ impl Engine {
                 report::note(format_args!("generation_config.json sets what this engine does not have: {names}"));
             }
         }
-        let model = place(checkpoint, &device, quiet)?;
-        Ok(Engine { source, model, cpu, device, tokenizer, generation_config, load: start.elapsed() })
+        let model = place(checkpoint, &device, word, quiet)?;
+        Ok(Engine { source, model, cpu, tokenizer, generation_config, load: start.elapsed() })
     }
 
     /// The ids of a text to be continued: it begins with the checkpoint's begin-of-text token, written by the tokenizer
@@ -214,11 +233,20 @@ impl Engine {
         Ok(ids)
     }
 
+    /// Where the model runs.
+    pub fn device(&self) -> String {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = self.model.device() {
+            return format!("{device:?}");
+        }
+        "cpu".into()
+    }
+
     /// One line: what runs, and on what.
     pub fn describe(&self) -> String {
         let (checkpoint, cpu) = (self.model.checkpoint(), &self.cpu);
-        let on = match &self.device {
-            Device::Cpu => format!("{} with {} threads", cpu.kernels().isa(), cpu.threads()),
+        let on = match self.device().as_str() {
+            "cpu" => format!("{} with {} threads", cpu.kernels().isa(), cpu.threads()),
             device => device.to_string(),
         };
         format!(

@@ -83,7 +83,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         "sampling": sampling::to_json(sampler.settings()),
         "routing": args.sequence.routing.name(),
         "dtype": engine.model.checkpoint().weights.embed_tokens.dtype().name(),
-        "device": engine.device.to_string(),
+        "device": engine.device(),
         "isa": engine.cpu.kernels().isa().name(),
         "threads": engine.cpu.threads(),
     });

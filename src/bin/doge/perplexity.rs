@@ -11,7 +11,7 @@ use doge_engine::{
     model::{LoadOptions, SessionOptions},
     ops::Activations,
     perplexity::{self, Comparison, Mean, Windows},
-    Device, Dtype,
+    Dtype,
 };
 use serde_json::{json, Value};
 
@@ -62,7 +62,7 @@ pub struct PerplexityArgs {
 }
 
 pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
-    let device = Device::open(args.cpu.device)?;
+    let device = engine::device(args.cpu.device, args.quiet)?;
     let cpu = engine::cpu(&args.cpu)?;
     let base_cpu = cpu.clone().with_activations(Activations::F32);
     let source = Source::find(&args.model, args.quiet)?;
@@ -71,7 +71,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let text = std::fs::read_to_string(&args.file).map_err(|source| Failure::Input { from: args.file.clone(), source })?;
     let ids: Vec<u32> = bos.into_iter().chain(source.tokenizer()?.encode(&text, false, true)?).collect();
 
-    let model = engine::place(checkpoint, &device, args.quiet)?;
+    let model = engine::place(checkpoint, &device, args.cpu.device, args.quiet)?;
     let windows = Windows {
         window: args.window as usize,
         stride: args.stride.unwrap_or(args.window) as usize,
@@ -82,7 +82,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
         None => Measured { nll: perplexity::score(&model, &cpu, &ids, windows, options)?, beside: None },
         Some(dtype) => {
             let base = source.checkpoint(&LoadOptions { dtype: Some(dtype), ..args.model.load_options() })?;
-            let base = engine::place(base, &device, args.quiet)?;
+            let base = engine::place(base, &device, args.cpu.device, args.quiet)?;
             let comparison = perplexity::compare((&model, &cpu), (&base, &base_cpu), &ids, windows, options)?;
             Measured { nll: comparison.nll, beside: Some((dtype, comparison)) }
         }

@@ -10,7 +10,7 @@ use clap::Args;
 use doge_engine::{
     model::SessionOptions,
     verify::{self, VerifyOptions},
-    Device, Dtype,
+    Dtype,
 };
 
 use crate::{
@@ -35,7 +35,7 @@ pub struct VerifyArgs {
 
 pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let options = VerifyOptions {
-        device: Device::open(args.cpu.device)?,
+        device: engine::device(args.cpu.device, false)?,
         cpu: engine::cpu(&args.cpu)?,
         dtype: args.dtype,
         block: SessionOptions::default().block,
