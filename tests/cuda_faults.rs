@@ -82,7 +82,7 @@ fn every_planted_fault_is_seen() {
         for (site, place) in sites.iter().enumerate() {
             planted += 1;
             // Some races show under some schedules only.
-            let seen = [2u32, 0, 1, 7].into_iter().any(|seed| {
+            let seen = [3u32, 4, 7, 1].into_iter().any(|seed| {
                 emulator::plant(*fault, site as u32);
                 !are_sound(&models, &want, seed)
             });
