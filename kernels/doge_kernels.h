@@ -114,13 +114,14 @@ typedef struct DogeGemmIntArgs {
   size_t out_stride;  /* in floats; >= end */
 } DogeGemmIntArgs;
 
-/* Dynamic mask attention of a block of queries of one mask head over its kept keys (spec 4.4, 8).
+/* Dynamic mask attention of a block of queries over the kept keys of a mask head (spec 4.4, 8), or of several that have kept
+ * the same.
  *
  * Keys stand in `tiles`: entry t of the key list belongs to tile i where tile_begin[i] <= t < tile_begin[i+1]. Query r
  * (0-based in the block, sequence place place0 + r) sees entry t exactly if seen_from[t] <= place0 + r < seen_until[t].
- * Every query of one place is served by n_heads attention heads that share the list.
+ * Every query of one place is served by n_heads attention heads that share the list, though their s may differ.
  *
- *   score = dot(q, k) * scale + mask[t];  out = sum_t softmax(score)_t * v
+ *   score = dot(q, k) * scale + mask[head][t];  out = sum_t softmax(score)_t * v
  *
  * Order: inside a tile the entries' terms are added one after another (an unseen entry adds nothing, so it may stand
  * anywhere); tiles are merged one after another by their running maximum. So the result depends on the order of the
@@ -132,7 +133,7 @@ typedef struct DogeAttentionArgs {
   const float *k;           /* rows of head_dim floats, row i at i*kv_stride */
   const float *v;           /* as k */
   const uint32_t *row;      /* [n_entries] row of the entry in k and v */
-  const float *mask;        /* [n_entries] s of the entry */
+  const float *const *mask; /* [n_heads], each [n_entries]: s of the entry, for one head */
   const uint32_t *seen_from;  /* [n_entries], or NULL: all are seen by every query (seen_until is not read then) */
   const uint32_t *seen_until; /* [n_entries] */
   const uint32_t *tile_begin; /* [n_tiles + 1], ascending, tile_begin[n_tiles] = n_entries */

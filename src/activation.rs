@@ -40,6 +40,7 @@ const NAMES: &[(&str, Activation)] = &[
 ];
 
 impl Activation {
+    /// Every activation, in the contract's order.
     pub const ALL: [Activation; ffi::DOGE_ACTIVATION_COUNT as usize] = [
         Activation::Silu,
         Activation::Gelu,

@@ -6,8 +6,11 @@ use crate::ffi;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Dtype {
+    /// IEEE 754, 32 bits.
     F32 = ffi::DOGE_F32,
+    /// The upper half of an f32.
     Bf16 = ffi::DOGE_BF16,
+    /// IEEE 754, 16 bits.
     F16 = ffi::DOGE_F16,
     /// 8 bits a weight and one bf16 scale for 32 weights of a row.
     Int8 = ffi::DOGE_INT8,
@@ -18,14 +21,20 @@ pub enum Dtype {
 /// A [`Dtype`] whose elements stand alone: one number after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Float {
+    /// [`Dtype::F32`]
     F32,
+    /// [`Dtype::Bf16`]
     Bf16,
+    /// [`Dtype::F16`]
     F16,
 }
 
 impl Dtype {
+    /// Every format, in the contract's order.
     pub const ALL: [Dtype; ffi::DOGE_DTYPE_COUNT as usize] = [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8, Dtype::Int4];
+    /// Those whose elements stand alone.
     pub const FLOATS: [Dtype; ffi::DOGE_FLOAT_COUNT as usize] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
+    /// Those in groups with a scale.
     pub const INTS: [Dtype; ffi::DOGE_INT_COUNT as usize] = [Dtype::Int8, Dtype::Int4];
 
     /// The format of the elements, if they are floats.
@@ -38,6 +47,7 @@ impl Dtype {
         }
     }
 
+    /// Is it one of [`Dtype::INTS`]?
     pub const fn is_int(self) -> bool {
         self.float().is_none()
     }

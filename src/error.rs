@@ -2,8 +2,17 @@
 
 use std::path::PathBuf;
 
+/// What can go wrong here, by default.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What can go wrong, by name. Messages say where, and what to do.
+///
+/// ```
+/// use doge_engine::{model::{LoadOptions, Model}, Error};
+///
+/// let error = Model::load("no/such/folder".as_ref(), &LoadOptions::default()).unwrap_err();
+/// assert!(matches!(error, Error::ModelNotFound { .. }) && error.is_model_error());
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -47,9 +56,21 @@ pub enum Error {
     #[error("tensor '{name}': {why}")]
     BadTensor { name: String, why: String },
 
-    /// NaN or infinity appeared.
+    /// NaN or infinity among weights, or among logits given to a sampler.
     #[error("non-finite value in {place}")]
-    NonFinite { place: String },
+    NonFiniteValue { place: String },
+
+    /// NaN or infinity came out of layer `layer` (`None`: of the head) for the token at place `step` of the sequence.
+    #[error("non-finite value out of {} for token {step}; load with check_finite to find the weight to blame", out_of(*layer))]
+    NonFinite { layer: Option<usize>, step: usize },
+
+    /// The caller cancelled a call. The session holds the first `tokens` tokens of its sequence and can go on from there.
+    #[error("cancelled; the session holds {tokens} tokens")]
+    Cancelled { tokens: usize },
+
+    /// A saved session is damaged, of another version, or of another model.
+    #[error("saved session: {why}")]
+    BadSession { why: String },
 
     /// tokenizer.json is missing or not usable.
     #[error("tokenizer: {why}")]
@@ -86,6 +107,10 @@ pub enum Error {
     /// Download was asked for and failed, or this build has no network code.
     #[error("download: {why}")]
     Download { why: String },
+}
+
+fn out_of(layer: Option<usize>) -> String {
+    layer.map_or("the head".into(), |layer| format!("layer {layer}"))
 }
 
 impl Error {

@@ -57,6 +57,22 @@ pub struct GenerationConfig {
 }
 
 impl GenerationConfig {
+    /// The ids of a text to be continued, beginning with the checkpoint's begin-of-text token: put in front where the tokenizer
+    /// has not written it. A token that also ends texts is none to begin with.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded-model")]
+    /// assert_eq!(doge_engine::embedded::generation_config()?.with_bos(vec![597]), [0, 597]);
+    /// # Ok::<(), doge_engine::Error>(())
+    /// ```
+    pub fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        let bos = self.bos_token_id.filter(|id| !self.eos_token_ids.contains(id));
+        if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        ids
+    }
+
     /// Reads both files of a checkpoint folder; either may be missing.
     ///
     /// # Errors

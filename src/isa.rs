@@ -16,6 +16,16 @@ macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),
             match self { $(Isa::$id => $name),* }
         }
 
+        /// The same, as C has strings.
+        #[cfg(feature = "capi")]
+        pub(crate) const fn c_name(self) -> &'static std::ffi::CStr {
+            let bytes = match self { $(Isa::$id => concat!($name, "\0").as_bytes()),* };
+            match std::ffi::CStr::from_bytes_with_nul(bytes) {
+                Ok(name) => name,
+                Err(_) => c"",
+            }
+        }
+
         /// The CPU features the level's kernels are compiled with.
         pub const fn features(self) -> &'static [&'static str] {
             match self { $(Isa::$id => &[$($feature),*]),* }

@@ -3,6 +3,14 @@
 use crate::{ffi, Error, Isa, Result};
 
 /// The kernel table of one ISA level that this CPU offers. Copy it around freely.
+///
+/// ```
+/// use doge_engine::{Isa, Kernels};
+///
+/// assert!(Kernels::available().count() >= 1);
+/// assert_eq!(Kernels::for_isa(Isa::Scalar)?.lanes(), 1);
+/// # Ok::<(), doge_engine::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Kernels {
     isa: Isa,
@@ -70,6 +78,7 @@ impl Kernels {
         compiled_table(isa).is_some()
     }
 
+    /// Whose kernels they are.
     pub fn isa(&self) -> Isa {
         self.isa
     }

@@ -12,6 +12,7 @@
 //! | [`model`] | config, variants, weights, the state, the forward pass | use `unsafe`, know instruction sets |
 //! | [`mod@reference`] | the model again, in plain loops with f64 inside | call what it judges |
 //! | [`Tokenizer`], [`ChatTemplate`], [`Sampler`], [`Generation`] | text in and out | know how logits are made |
+//! | `capi` | the C interface (feature `capi`): pointers and status codes at the edge | know how anything is done |
 //! | [`verify`] | compares it all with recorded results | |
 //!
 //! # One token's journey
@@ -25,7 +26,8 @@
 //!
 //! # Safety
 //!
-//! `unsafe` lives in [`ops`] (one call each, after the checks), [`pool`], [`mapped`], [`Kernels`] and `cuda` (launches), nowhere else. Data never
+//! `unsafe` lives in [`ops`] (one call each, after the checks), [`pool`], [`mapped`], [`Kernels`], `cuda` (launches) and `capi`,
+//! nowhere else. Data never
 //! makes anything here panic: whatever a file or a caller can get wrong is an [`Error`] with a name.
 //!
 //! # Words
@@ -34,6 +36,8 @@
 //! M, w and K are as in that page.
 
 mod activation;
+#[cfg(feature = "capi")]
+pub mod capi;
 #[cfg(feature = "text")]
 mod chat;
 #[cfg(feature = "cuda")]
@@ -49,6 +53,7 @@ mod generation_config;
 pub mod hub;
 mod isa;
 mod kernels;
+mod logprobs;
 pub mod mapped;
 pub mod model;
 pub mod ops;
@@ -78,6 +83,7 @@ pub use generate::{Finish, Generation, Timings, Until};
 pub use generation_config::GenerationConfig;
 pub use isa::Isa;
 pub use kernels::Kernels;
+pub use logprobs::{Logprob, TokenLogprob};
 pub use sampler::{Sampler, SamplingSettings};
 #[cfg(feature = "text")]
 pub use stop::{StopStrings, Stopped};

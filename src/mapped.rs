@@ -1,10 +1,30 @@
-//! The one memory map of the house.
+//! Memory that weights stand in: the one file map of the house, and memory in huge pages.
+//!
+//! A token reads every weight, far more pages than a TLB holds. With pages of 4 KiB each of them costs a walk of the page
+//! tables, under a hypervisor a walk in two dimensions: reading then runs at two thirds of the speed it has with 2 MiB.
 
-use std::{fs::File, ops::Deref, path::Path};
+use std::{fs::File, io::Read, ops::Deref, path::Path, sync::Arc};
+
+use memmap2::MmapMut;
 
 use crate::{Error, Result};
 
-/// The bytes of a file: mapped, or (with `--no-mmap`, and for the embedded model) held in memory.
+/// `len` > 0 zeroed bytes, in huge pages where the system grants them. Pages that are never touched cost nothing.
+///
+/// # Errors
+/// [`Error::OutOfMemory`]; `what` is its purpose.
+pub(crate) fn huge_pages(len: usize, what: &'static str) -> Result<MmapMut> {
+    let map = MmapMut::map_anon(len).map_err(|_| Error::OutOfMemory { bytes: len as u128, what })?;
+    // Advice: where it is refused, everything works with small pages.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    Ok(map)
+}
+
+/// A cache line, so that no line belongs to two matrices.
+const PART_ALIGNMENT: usize = 64;
+
+/// The bytes of a file: mapped, or held in memory.
 #[derive(Debug)]
 pub struct Mapped(Bytes);
 
@@ -31,16 +51,49 @@ impl Mapped {
         // SAFETY: the map is read-only and private to this value; that nobody changes the file is the documented
         // duty of the caller, as for every user of a memory map.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        // Where the file system can (ext4 since Linux 6.16), what is not in the page cache yet is read in huge pages.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Mapped(Bytes::Map(map)))
     }
 
-    /// Reads a file into memory.
+    /// Reads a file into memory of its own, in huge pages: what is done to the file afterwards changes nothing, and where
+    /// the map of the file has small pages, decoding is faster. It costs the time and the memory of a copy.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read.
+    /// [`Error::Io`] if the file cannot be read, [`Error::OutOfMemory`].
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
-        Ok(Mapped(Bytes::Memory(bytes)))
+        let io = |source| Error::Io { path: path.to_path_buf(), source };
+        let mut file = File::open(path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        let len = usize::try_from(len).map_err(|_| Error::OutOfMemory { bytes: len.into(), what: "weights" })?;
+        if len == 0 {
+            return Ok(Mapped(Bytes::Memory(Vec::new())));
+        }
+        let mut map = huge_pages(len, "weights")?;
+        file.read_exact(&mut map).map_err(io)?;
+        Ok(Mapped(Bytes::Map(map.make_read_only().map_err(io)?)))
+    }
+
+    /// Copies the parts, one after another, to memory in huge pages, each to a multiple of [`PART_ALIGNMENT`]; a part is
+    /// dropped as soon as it is copied. Gives the place of each.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn gather(parts: Vec<Arc<Vec<u8>>>) -> Result<(Self, Vec<usize>)> {
+        let room = |len: usize| len.next_multiple_of(PART_ALIGNMENT);
+        let total = parts.iter().map(|part| room(part.len())).sum::<usize>().max(1);
+        let mut map = huge_pages(total, "weights")?;
+        let mut end = 0;
+        let place = |part: Arc<Vec<u8>>| {
+            let begin = end;
+            map[begin..begin + part.len()].copy_from_slice(&part);
+            end += room(part.len());
+            begin
+        };
+        let places = parts.into_iter().map(place).collect();
+        let map = map.make_read_only().map_err(|_| Error::OutOfMemory { bytes: total as u128, what: "weights" })?;
+        Ok((Mapped(Bytes::Map(map)), places))
     }
 
     /// Bytes that are in memory already.
@@ -53,6 +106,7 @@ impl Mapped {
         Mapped(Bytes::Static(bytes))
     }
 
+    /// All of them.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Map(map) => map.deref(),

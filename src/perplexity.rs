@@ -1,6 +1,7 @@
 //! How well a model predicts a text, and how far another format of the same model is from it.
 
 use crate::{
+    logprobs::log_sum,
     model::{Model, Observer, Session, SessionOptions},
     ops::Cpu,
     Error, Result,
@@ -187,12 +188,6 @@ impl Observer for Beside<'_> {
         self.tokens.kl.push(logits.iter().zip(base).map(divergence).sum());
         self.tokens.same_top.push(f64::from(u8::from(top(logits) == top(base))));
     }
-}
-
-/// log Σ e^x
-fn log_sum(logits: &[f32]) -> f64 {
-    let top = f64::from(logits.iter().fold(f32::NEG_INFINITY, |top, &x| top.max(x)));
-    libm::log(logits.iter().map(|&x| libm::exp(f64::from(x) - top)).sum()) + top
 }
 
 fn logit(logits: &[f32], id: u32) -> f64 {

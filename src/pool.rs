@@ -11,11 +11,27 @@
 
 use std::{
     panic::{catch_unwind, resume_unwind, AssertUnwindSafe},
+    sync::PoisonError,
+};
+
+// Under `--cfg loom` the same code runs on loom's types, which try every order in which threads can meet.
+#[cfg(loom)]
+use loom::{
+    hint::spin_loop,
     sync::{
         atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::*},
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex,
     },
-    thread::JoinHandle,
+    thread::{yield_now, Builder, JoinHandle},
+};
+#[cfg(not(loom))]
+use std::{
+    hint::spin_loop,
+    sync::{
+        atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::*},
+        Arc, Condvar, Mutex,
+    },
+    thread::{yield_now, Builder, JoinHandle},
 };
 
 use crate::{Error, Result};
@@ -24,9 +40,9 @@ use crate::{Error, Result};
 const CHUNK_BITS: u32 = 24;
 const CHUNK_MASK: u64 = (1 << CHUNK_BITS) - 1;
 /// Looks at the state word before a worker goes to sleep: some 30 µs, more than the gap between two phases of a token.
-const SPINS_BEFORE_SLEEP: u32 = 1 << 12;
+const SPINS_BEFORE_SLEEP: u32 = if cfg!(loom) { 0 } else { 1 << 12 };
 /// Looks before the caller lets somebody else run, who may be the one it waits for.
-const SPINS_BEFORE_YIELD: u32 = 1 << 14;
+const SPINS_BEFORE_YIELD: u32 = if cfg!(loom) { 0 } else { 1 << 14 };
 /// More threads than this is a typing error.
 pub const MAX_THREADS: usize = 1024;
 
@@ -61,7 +77,7 @@ impl Shared {
             }
             let (chunks, closure, call) = (self.chunks.load(Relaxed), self.closure.load(Relaxed), self.call.load(Relaxed));
             if self.state.compare_exchange_weak(state, state - 1, AcqRel, Relaxed).is_err() {
-                std::hint::spin_loop();
+                spin_loop();
                 continue;
             }
             let chunk = chunks - left;
@@ -80,7 +96,7 @@ impl Shared {
         while !self.stop.load(Acquire) {
             let mut spins = 0;
             while self.state.load(Acquire) >> CHUNK_BITS == seen && spins < SPINS_BEFORE_SLEEP {
-                std::hint::spin_loop();
+                spin_loop();
                 spins += 1;
             }
             if self.state.load(Acquire) >> CHUNK_BITS == seen {
@@ -99,6 +115,15 @@ impl Shared {
 }
 
 /// A pool of `threads` threads, the calling one included. Dropping it ends and joins its workers.
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+///
+/// let (pool, sum) = (doge_engine::pool::Pool::new(2)?, AtomicUsize::new(0));
+/// pool.run(10, |chunk, _thread| _ = sum.fetch_add(chunk, Relaxed));
+/// assert_eq!(sum.into_inner(), 45);
+/// # Ok::<(), doge_engine::Error>(())
+/// ```
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -131,7 +156,7 @@ impl Pool {
         let mut pool = Pool { shared, workers: Vec::with_capacity(threads - 1), turn: Mutex::new(()) };
         for thread in 1..threads {
             let shared = pool.shared.clone();
-            let worker = std::thread::Builder::new()
+            let worker = Builder::new()
                 .name(format!("doge-{thread}"))
                 .spawn(move || shared.worker(thread))
                 .map_err(|e| bad(format!("cannot start thread {thread}: {e}")))?; // the drop of `pool` ends those started
@@ -145,7 +170,8 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// How many threads this process may use: the smaller of its CPU affinity and its cgroup quota.
+    /// How many threads this process may use: the smaller of the calling thread's CPU affinity and the cgroup quota, v1 or
+    /// v2, its own or a parent's, in whole CPUs, rounded down but never to none.
     pub fn default_threads() -> usize {
         std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
     }
@@ -182,9 +208,9 @@ impl Pool {
         while shared.done.load(Acquire) < chunks {
             spins += 1;
             if spins < SPINS_BEFORE_YIELD {
-                std::hint::spin_loop();
+                spin_loop();
             } else {
-                std::thread::yield_now();
+                yield_now();
             }
         }
         let panicked = shared.panicked.swap(false, Relaxed);
@@ -217,7 +243,50 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-#[cfg(test)]
+/// Every order of steps that two or three threads can take, up to a bound on how often one is preempted (tests/loom).
+#[cfg(all(test, loom))]
+mod every_order {
+    use super::*;
+
+    fn check(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(preemptions);
+        model.check(body);
+    }
+
+    /// Every chunk of every job once, and what the chunks wrote is seen after the job; then the pool ends.
+    fn jobs_run(threads: usize, jobs: &[usize]) {
+        let pool = Pool::new(threads).unwrap();
+        for &chunks in jobs {
+            let hits: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(chunks, |chunk, _| _ = hits[chunk].fetch_add(1, Relaxed));
+            assert!(hits.iter().all(|hit| hit.load(Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn two_threads() {
+        check(3, || jobs_run(2, &[2, 3]));
+    }
+
+    #[test]
+    fn three_threads() {
+        check(1, || jobs_run(3, &[2]));
+    }
+
+    #[test]
+    fn two_callers_share_a_pool() {
+        check(2, || {
+            let pool = Arc::new(Pool::new(2).unwrap());
+            let other = pool.clone();
+            let caller = loom::thread::spawn(move || other.run(2, |_, _| ()));
+            pool.run(2, |_, _| ());
+            caller.join().unwrap();
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

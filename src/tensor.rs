@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ffi, mapped::Mapped, Dtype};
+use crate::{ffi, mapped::Mapped, Dtype, Result};
 
 /// How the weights of a matrix are ordered (doge_kernels.h, "Integer formats").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,22 +69,27 @@ impl<'a> Matrix<'a> {
         (bytes.len() == want).then_some(Matrix { dtype, layout, rows, cols, bytes })
     }
 
+    /// How the weights are stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
+    /// In which order.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
+    /// Outputs of a linear layer, entries of a table.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Inputs of a linear layer, width of a table.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
+    /// As stored.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -93,10 +98,12 @@ impl<'a> Matrix<'a> {
 /// Where a tensor's bytes live.
 #[derive(Clone, Debug)]
 enum Storage {
-    /// In place in a mapped file.
+    /// In place in a file.
     Mapped { file: Arc<Mapped>, offset: usize },
     /// Converted at load, or made in memory. (Not `Arc<[u8]>`: that would copy a matrix once more to share it.)
     Owned(Arc<Vec<u8>>),
+    /// The same, gathered with others ([`Tensor::gather`]).
+    Gathered { memory: Arc<Mapped>, offset: usize },
 }
 
 /// A `[rows, cols]` weight matrix that owns (a share of) its bytes. Cheap to clone.
@@ -130,18 +137,44 @@ impl Tensor {
         Some(Tensor { dtype, layout, rows, cols, size: bytes.len(), storage: Storage::Owned(Arc::new(bytes)) })
     }
 
+    /// Moves those of the tensors that have memory of their own into one piece of memory with huge pages.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn gather(tensors: &mut [&mut Tensor]) -> Result<()> {
+        // An empty vector stays behind, so that nothing but the list holds a part.
+        let take = |tensor: &mut Tensor| match &mut tensor.storage {
+            Storage::Owned(bytes) => Some(std::mem::take(bytes)),
+            _ => None,
+        };
+        let (mut owners, parts): (Vec<_>, Vec<_>) = tensors.iter_mut().filter_map(|t| take(t).map(|part| (t, part))).unzip();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let (memory, offsets) = Mapped::gather(parts)?;
+        let memory = Arc::new(memory);
+        for (tensor, offset) in owners.iter_mut().zip(offsets) {
+            tensor.storage = Storage::Gathered { memory: memory.clone(), offset };
+        }
+        Ok(())
+    }
+
+    /// How the weights are stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
+    /// In which order.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
+    /// Outputs of a linear layer, entries of a table.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Inputs of a linear layer, width of a table.
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -151,14 +184,26 @@ impl Tensor {
         self.size
     }
 
+    /// Bytes that only this tensor (and its clones) holds in memory.
+    pub(crate) fn owned_bytes(&self) -> usize {
+        if let Storage::Owned(bytes) = &self.storage {
+            bytes.len()
+        } else {
+            0
+        }
+    }
+
     /// Is it used in place, without a copy?
     pub fn is_mapped(&self) -> bool {
         matches!(self.storage, Storage::Mapped { .. })
     }
 
+    /// To read it.
     pub fn matrix(&self) -> Matrix<'_> {
         let bytes = match &self.storage {
-            Storage::Mapped { file, offset } => &file.bytes()[*offset..*offset + self.size],
+            Storage::Mapped { file: memory, offset } | Storage::Gathered { memory, offset } => {
+                &memory.bytes()[*offset..*offset + self.size]
+            }
             Storage::Owned(bytes) => bytes.as_slice(),
         };
         Matrix { dtype: self.dtype, layout: self.layout, rows: self.rows, cols: self.cols, bytes }

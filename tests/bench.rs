@@ -31,6 +31,7 @@ fn check_row(row: &Value, test: &str, depth: u64) {
     assert_eq!((text("dtype"), row["threads"].as_u64()), ("bf16", Some(2)));
     assert!(text("model").contains("doge-bard") && !text("isa").is_empty() && !text("version").is_empty());
     assert!(row.get("commit").is_some());
+    assert!(text("activations") == "f32" && !text("instruction").is_empty());
     let speed = &row["tokens_per_second"];
     let samples: Vec<f64> = speed["samples"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
     let [a, b] = samples[..] else { panic!("{speed}") };
@@ -54,7 +55,6 @@ fn json_rows_are_complete() {
     // Five tokens deeper, a token reads five keys more of each head.
     let bytes = |i: usize| rows[i]["bytes_per_token"].as_f64().unwrap();
     assert!(bytes(3) > bytes(1), "{} and {}", bytes(3), bytes(1));
-    assert!(rows[0]["roof"]["instruction"].is_string() && rows[1]["roof"]["instruction"].is_null());
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn every_output_has_the_rows() {
     let csv = stdout(&format!("{ROWS} csv"));
     let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
     assert_eq!(columns.len(), 5);
-    assert!(columns.iter().all(|&n| n == columns[0]), "{csv}");
+    assert!(columns.iter().all(|&n| n == columns[0]), "{csv}"); // in this model's name and formats no comma is quoted
 
     let md = stdout(&format!("{ROWS} md"));
     let bars: Vec<usize> = md.lines().map(|line| line.matches('|').count()).collect();
@@ -86,12 +86,46 @@ fn lists_make_every_combination() {
     assert!(rows.iter().all(|row| row["isa"] == "scalar" && row["model"] == "20m"));
 }
 
+/// What a row ran with is what it names: whatever was asked for, integer weights meet int8, and f32 weights f32.
+#[test]
+fn rows_name_what_ran() {
+    let args = "bench --preset 20m --dtype f32,bf16,int8 --isa scalar --activations bf16 -t 1 -tb 3 -p 2 -n 1 -r 1 --no-warmup -q -o jsonl";
+    let rows: Vec<Value> = stdout(args).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let named: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let text = |key: &str| row[key].as_str().unwrap();
+            (text("dtype"), text("activations"), text("instruction"), text("test"), row["threads"].as_u64().unwrap())
+        })
+        .collect();
+    let (float, int) = ("float multiply, add", "int multiply, add");
+    let wanted = [
+        ("f32", "f32", float, "pp2", 3),
+        ("f32", "f32", float, "tg1", 1),
+        ("bf16", "bf16", float, "pp2", 3),
+        ("bf16", "bf16", float, "tg1", 1),
+        ("int8", "int8", int, "pp2", 3),
+        ("int8", "int8", int, "tg1", 1),
+    ];
+    assert_eq!(named, wanted);
+}
+
+#[test]
+fn auto_is_a_number_of_threads() {
+    let rows = stdout("bench -m models/doge-bard -t auto,2 -p 0 -n 4 -r 1 -q -o jsonl");
+    let threads: Vec<u64> =
+        rows.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["threads"].as_u64().unwrap()).collect();
+    let allowed = 1..=doge_engine::pool::Pool::default_threads() as u64;
+    assert!(matches!(threads[..], [auto, 2] if allowed.contains(&auto)), "{threads:?}");
+}
+
 #[test]
 fn wrong_usage_is_refused() {
     for (args, why) in [
         ("bench --preset 20k", "20k"),
         ("bench --preset 20m -p 0 -n 0", "nothing to measure"),
         ("bench --preset 20m --dtype f33", "f33"),
+        ("bench --preset 20m -t 2,some", "auto, or a number"),
         ("perplexity models/doge-bard/heldout.txt --window 64 --stride 65", "stride"),
         ("perplexity no-such-file", "no-such-file"),
     ] {

@@ -116,7 +116,7 @@ fn rope_of_the_published_configs() {
 fn matrices_are_converted_to_nearest_even() {
     let stored = load("moe_k2", &LoadOptions::default());
     for dtype in [Dtype::Bf16, Dtype::F16] {
-        let asked = load("moe_k2", &LoadOptions { dtype: Some(dtype), ..LoadOptions::default() });
+        let asked = load("moe_k2", &LoadOptions::default().dtype(dtype));
         let round = |x: &f32| if dtype == Dtype::F16 { f16::from_f32(*x).to_f32() } else { bf16::from_f32(*x).to_f32() };
         let same = |a: &Tensor, b: &Tensor| {
             assert_eq!((b.dtype(), b.rows(), b.cols(), b.is_mapped()), (dtype, a.rows(), a.cols(), false));
@@ -138,8 +138,8 @@ fn matrices_are_converted_to_nearest_even() {
 #[test]
 fn widening_is_exact() {
     for case in ["bf16_moe_window", "f16"] {
-        let stored = load(case, &LoadOptions { mmap: false, ..LoadOptions::default() });
-        let wide = load(case, &LoadOptions { dtype: Some(Dtype::F32), ..LoadOptions::default() });
+        let stored = load(case, &LoadOptions::default().mmap(false));
+        let wide = load(case, &LoadOptions::default().dtype(Dtype::F32));
         assert_eq!(wide.weights.embed_tokens.dtype(), Dtype::F32);
         assert_eq!(numbers(&stored.weights.embed_tokens), numbers(&wide.weights.embed_tokens));
         assert_eq!(stored.weights.norm, wide.weights.norm);
@@ -168,7 +168,7 @@ fn any_alignment_is_used_in_place() {
     assert!(odd.weights.embed_tokens.is_mapped());
     assert_ne!(odd.weights.embed_tokens.matrix().bytes().as_ptr() as usize % 4, 0);
     assert_eq!(numbers(&odd.weights.embed_tokens), numbers(&aligned.weights.embed_tokens));
-    let narrow = LoadOptions { dtype: Some(Dtype::Bf16), ..LoadOptions::default() };
+    let narrow = LoadOptions::default().dtype(Dtype::Bf16);
     let (a, b) = (load("v2_gqa", &narrow), Checkpoint::from_bytes(&config, Mapped::from_vec(odd_file()), &narrow).unwrap());
     assert_eq!(numbers(a.weights.head()), numbers(b.weights.head()));
 }
@@ -265,13 +265,7 @@ fn overflow_is_no_silent_infinity() {
     // The first tensor of the file is lm_head.weight.
     let start = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     file[start + 40..start + 44].copy_from_slice(&70000f32.to_le_bytes());
-    let load = |dtype| {
-        Checkpoint::from_bytes(
-            &config,
-            Mapped::from_vec(file.clone()),
-            &LoadOptions { dtype: Some(dtype), ..LoadOptions::default() },
-        )
-    };
+    let load = |dtype| Checkpoint::from_bytes(&config, Mapped::from_vec(file.clone()), &LoadOptions::default().dtype(dtype));
     match load(Dtype::F16) {
         Err(Error::BadTensor { name, why }) => assert!(name == "lm_head.weight" && why.contains("70000") && why.contains("f16")),
         other => panic!("{:?}", other.map(|c| c.variant)),

@@ -297,6 +297,40 @@ fn doctor_tells_what_is_used() {
     assert!(stdout(&text).contains("ISA levels") && stdout(&text).contains("huge pages"), "{}", stdout(&text));
 }
 
+/// The text is the same whatever the threads, so it does not matter what auto finds.
+#[test]
+fn threads_are_a_number_or_measured() {
+    let settings = |threads: &[&str]| {
+        let mut args = vec!["generate", "-p", "ROMEO.\n", "-n", "8", "--json", "-q"];
+        args.extend(threads);
+        let object = json(&run(&args));
+        (
+            object["ids"].clone(),
+            object["settings"]["threads"].as_u64().unwrap(),
+            object["settings"]["threads_batch"].as_u64().unwrap(),
+        )
+    };
+    let (ids, token, block) = settings(&["-t", "2", "-tb", "3"]);
+    assert_eq!((token, block), (2, 3));
+    assert_eq!(settings(&["-t", "3"]), (ids.clone(), 3, 3));
+    assert_eq!(settings(&["--threads-batch=1", "--threads", "2"]), (ids.clone(), 2, 1));
+    let allowed = 1..=doge_engine::pool::Pool::default_threads() as u64;
+    let (found, token, block) = settings(&["-t", "auto"]);
+    assert!(found == ids && allowed.contains(&token) && allowed.contains(&block), "{token} and {block}");
+    let (found, token, block) = settings(&["-t", "5", "-tb", "auto"]);
+    assert!(found == ids && token == 5 && allowed.contains(&block), "{token} and {block}");
+
+    for (args, why) in [
+        (&["generate", "-p", "x", "-tb", "0"][..], "auto, or a number from 1"),
+        (&["generate", "-p", "x", "-t", "many"], "auto, or a number from 1"),
+        (&["verify", "tests/golden/v2_gqa", "-t", "auto"], "verify runs many"),
+    ] {
+        refused(&run(args), 2, why);
+    }
+    let prompt = json(&run(&["generate", "-n", "1", "--json", "-p", "-tb"]));
+    assert_eq!(prompt["prompt"], "-tb");
+}
+
 #[test]
 fn version_names_the_levels() {
     let version = run(&["--version"]);

@@ -7,14 +7,17 @@ mod common;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Mutex, MutexGuard, PoisonError,
+    },
 };
 
 use common::emulator;
 use doge_engine::{
-    model::{Checkpoint, Config, Model, Observer, Session, SessionOptions, Variant},
+    model::{Batch, Checkpoint, Config, Model, Observer, Session, SessionOptions, Variant},
     ops::{Activations, Cpu, Routing},
-    reference, verify, Device, Dtype, Kernels,
+    reference, verify, Device, Dtype, Error, Generation, Kernels, Sampler, SamplingSettings, Until,
 };
 
 /// Schedules belong to the process: one test at a time.
@@ -217,7 +220,7 @@ fn prompts_on_tensor_cores() {
     let (ids, rounding) = (prompt(80), cpu().with_activations(Activations::Bf16));
     let exact = session(&model).feed(&ids).unwrap().to_vec();
     let feed = |block| {
-        let options = SessionOptions { block, ..SessionOptions::default() };
+        let options = SessionOptions::default().block(block);
         Session::new(&model, &rounding, options).unwrap().feed(&ids).unwrap().to_vec()
     };
     let rounded = feed(256);
@@ -264,9 +267,85 @@ fn what_the_gpu_cannot_do_has_a_name() {
         |keys: usize, top| move |c: &mut Config| (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, keys * keys, top);
     refused("257 experts", model(&moe(20, 257)));
     let model = model(&moe(4, 3)).unwrap();
-    let mut session = Session::new(&model, &cpu(), SessionOptions { routing: Routing::Reference, ..Default::default() }).unwrap();
+    let mut session = Session::new(&model, &cpu(), SessionOptions::default().routing(Routing::Reference)).unwrap();
     let error = session.feed(&[3; 257]).unwrap_err().to_string();
     assert!(error.contains("--routing reference for 257 tokens"), "{error}");
+}
+
+/// What only sessions on the CPU have is refused by name, and leaves the session as it was.
+#[test]
+fn what_only_the_cpu_has_is_refused() {
+    let _alone = alone();
+    let model = on_the_gpu(config(|_| ()), false, Dtype::F32);
+    let mut session = session(&model);
+    let logits = bits(session.feed(&prompt(5)).unwrap());
+    let refused = |error: Error, what: &str| {
+        assert!(matches!(&error, Error::UnsupportedOnDevice { what: named, .. } if named == what), "{error}");
+    };
+    refused(session.save().unwrap_err(), "saving a session");
+    refused(Session::load(&model, &cpu(), SessionOptions::default(), &[]).unwrap_err(), "a saved session");
+    refused(Batch::new(&model, &cpu()).feed(&mut [&mut session], &[3]).unwrap_err(), "a batch of sessions");
+    let on_the_cpu = Model::new(Checkpoint::random(config(|_| ()), *model.variant(), Dtype::F32, 11).unwrap());
+    refused(Batch::new(&on_the_cpu, &cpu()).feed(&mut [&mut session], &[3]).unwrap_err(), "a batch of sessions");
+    assert_eq!((session.tokens(), bits(session.logits().unwrap())), (5, logits));
+}
+
+/// A prompt ends before the block at which it was cancelled, and goes on from there; a fork has the logits, a run leaves none.
+#[test]
+fn cancelled_prompts_go_on_and_logits_are_those_of_the_last_token() {
+    let _alone = alone();
+    struct After(usize, All);
+    impl Observer for After {
+        fn logits(&mut self, place: usize, logits: &[f32]) {
+            self.1.logits(place, logits);
+        }
+        fn cancels(&self) -> bool {
+            self.1 .0.len() >= self.0
+        }
+    }
+    let model = on_the_gpu(config(|c| c.keep_window_size = 6), true, Dtype::F32);
+    let ids = prompt(20);
+    let want = bits(session(&model).feed(&ids).unwrap());
+    let mut session = Session::new(&model, &cpu(), SessionOptions::default().block(8)).unwrap();
+    let error = session.feed_observed(&ids, &mut After(9, All::default())).unwrap_err();
+    assert!(matches!(error, Error::Cancelled { tokens: 16 }), "{error}");
+    assert_eq!((session.tokens(), session.logits()), (16, None));
+    let cancel = AtomicBool::new(true);
+    assert!(matches!(session.feed_until(&ids[16..], &cancel), Err(Error::Cancelled { tokens: 16 })));
+    cancel.store(false, Ordering::Relaxed);
+    assert_eq!(bits(session.feed_until(&ids[16..], &cancel).unwrap()), want);
+    let fork = session.fork().unwrap();
+    assert_eq!(bits(fork.logits().unwrap()), want);
+    session.decode(4, 3, &[]).unwrap();
+    assert!(session.logits().is_none() && fork.tokens() == 20);
+}
+
+/// A hook and log probabilities see every token's logits, also where the GPU could choose by itself.
+#[test]
+fn generations_with_hooks_and_log_probabilities() {
+    let _alone = alone();
+    let model = on_the_gpu(config(|_| ()), false, Dtype::F32);
+    let ids = prompt(7);
+    let until = Until::default().max_new_tokens(9).ahead(4);
+    let mut greedy = Sampler::new(SamplingSettings::default()).unwrap();
+    let run = |greedy: &mut Sampler, change: &dyn Fn(Generation<'_>) -> (Vec<u32>, usize)| {
+        change(Generation::new(&mut session(&model), greedy, &ids, until).unwrap())
+    };
+    let all = |generation: &mut Generation<'_>| generation.map(|id| id.unwrap()).collect::<Vec<u32>>();
+    let (want, none) = run(&mut greedy, &|mut g| (all(&mut g), g.logprobs().len()));
+    assert_eq!((want.len(), none), (9, 0));
+    assert_eq!(
+        run(&mut greedy, &|g| {
+            let mut g = g.with_logprobs(2);
+            (all(&mut g), g.logprobs().len())
+        }),
+        (want.clone(), 9)
+    );
+    let forbidden = want[3];
+    let (without, _) = run(&mut greedy, &|g| {
+        (all(&mut g.with_logits_hook(move |logits, _, _| logits[forbidden as usize] = f32::NEG_INFINITY)), 0)
+    });
+    assert!(without.len() == 9 && !without.contains(&forbidden));
 }
 
 /// The command with the stand-in driver, and settings of it.

@@ -48,7 +48,7 @@ fn models(gpu: &Device) -> Vec<(Model, Cpu)> {
 /// What one model says of a prompt, of a run, and of a token after it; `None` if something failed.
 fn result((model, cpu): &(Model, Cpu)) -> Option<Vec<u32>> {
     let ids: Vec<u32> = (0..44).map(|t| t * t % 127 + 1).collect();
-    let mut session = Session::new(model, cpu, SessionOptions { block: 27, ..SessionOptions::default() }).ok()?;
+    let mut session = Session::new(model, cpu, SessionOptions::default().block(27)).ok()?;
     let mut all: Vec<u32> = session.feed(&ids).ok()?.iter().map(|x| x.to_bits()).collect();
     all.extend(session.decode(5, 3, &[]).ok()?);
     all.extend(session.feed(&[9]).ok()?.iter().map(|x| x.to_bits()));

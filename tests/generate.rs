@@ -1,7 +1,10 @@
 //! The generation loop: why it ends, what it counts, and that an earlier turn need not be fed again.
 #![cfg(all(feature = "text", feature = "embedded-model"))]
 
-use std::sync::{atomic::AtomicBool, atomic::Ordering, Arc};
+use std::{
+    ops::ControlFlow,
+    sync::{atomic::AtomicBool, atomic::Ordering, Arc},
+};
 
 use doge_engine::{
     embedded,
@@ -18,7 +21,7 @@ const ANSWER: [u32; 8] = [203, 63, 529, 225, 2319, 16, 225, 2319];
 fn session(ctx_size: usize) -> Session {
     let model = Model::new(embedded::checkpoint(&LoadOptions::default()).unwrap());
     let cpu = Cpu::new(Kernels::detect().unwrap(), Arc::new(Pool::new(1).unwrap()));
-    Session::new(&model, &cpu, SessionOptions { ctx_size, ..SessionOptions::default() }).unwrap()
+    Session::new(&model, &cpu, SessionOptions::default().ctx_size(ctx_size)).unwrap()
 }
 
 fn sampler(settings: SamplingSettings) -> Sampler {
@@ -32,12 +35,12 @@ fn greedy() -> Sampler {
 #[test]
 fn it_ends_for_each_reason() {
     let cancel = AtomicBool::new(true);
-    let until = Until { max_new_tokens: 8, ..Until::default() };
+    let until = Until::default().max_new_tokens(8);
     let cases = [
         (usize::MAX, until, Finish::Length, 8),
-        (usize::MAX, Until { max_new_tokens: 0, ..until }, Finish::Length, 0),
-        (usize::MAX, Until { eos_token_ids: &[9, 225], ..until }, Finish::Eos, 4),
-        (usize::MAX, Until { cancel: Some(&cancel), ..until }, Finish::Cancelled, 0),
+        (usize::MAX, until.max_new_tokens(0), Finish::Length, 0),
+        (usize::MAX, until.eos_token_ids(&[9, 225]), Finish::Eos, 4),
+        (usize::MAX, until.cancel(&cancel), Finish::Cancelled, 0),
         (9, until, Finish::ContextFull, 3),
     ];
     for (ctx_size, until, finish, tokens) in cases {
@@ -57,7 +60,7 @@ fn it_ends_for_each_reason() {
 fn it_can_be_cancelled_between_tokens() {
     let cancel = AtomicBool::new(false);
     let (mut session, mut sampler) = (session(usize::MAX), greedy());
-    let until = Until { max_new_tokens: usize::MAX, cancel: Some(&cancel), ..Until::default() };
+    let until = Until::default().max_new_tokens(usize::MAX).cancel(&cancel);
     let mut generation = Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap();
     generation.by_ref().take(3).for_each(|id| _ = id.unwrap());
     cancel.store(true, Ordering::Relaxed);
@@ -65,10 +68,92 @@ fn it_can_be_cancelled_between_tokens() {
     assert_eq!((generation.finish(), generation.ids()), (Some(Finish::Cancelled), &ANSWER[..3]));
 }
 
+/// Ctrl-C while a prompt is fed ends the generation there and then, not after the prompt.
+#[test]
+fn it_can_be_cancelled_in_the_prompt() {
+    let cancel = AtomicBool::new(false);
+    let (mut session, mut sampler) = (session(usize::MAX), greedy());
+    let prompt = vec![3; 20_000];
+    let until = Until::default().max_new_tokens(1).cancel(&cancel);
+    let mut generation = Generation::new(&mut session, &mut sampler, &prompt, until).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            cancel.store(true, Ordering::Relaxed);
+        });
+        assert!(generation.next().is_none());
+    });
+    assert_eq!((generation.finish(), generation.ids()), (Some(Finish::Cancelled), &[][..]));
+    let taken = generation.timings().prefill_tokens;
+    drop(generation);
+    assert!(taken < prompt.len() && taken == session.tokens(), "{taken} tokens were fed");
+}
+
+#[test]
+fn a_fork_generates_from_the_end_of_the_prompt() {
+    let mut session = session(usize::MAX);
+    session.feed(&PROMPT).unwrap();
+    for _ in 0..2 {
+        let (mut fork, mut sampler) = (session.fork().unwrap(), greedy());
+        let until = Until::default().max_new_tokens(8);
+        let mut generation = Generation::new(&mut fork, &mut sampler, &PROMPT, until).unwrap();
+        let ids: Vec<u32> = generation.by_ref().map(Result::unwrap).collect();
+        assert_eq!((ids.as_slice(), generation.timings().prefill_tokens), (&ANSWER[..], 0));
+    }
+}
+
+#[test]
+fn a_callback_may_end_it() {
+    let (mut session, mut sampler) = (session(usize::MAX), greedy());
+    let mut generation = Generation::new(&mut session, &mut sampler, &PROMPT, Until::default()).unwrap();
+    let mut ids = Vec::new();
+    let stream = generation.stream(|id| {
+        ids.push(id);
+        if ids.len() < 5 {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    });
+    stream.unwrap();
+    assert_eq!((ids.as_slice(), generation.finish()), (&ANSWER[..5], Some(Finish::Cancelled)));
+}
+
+#[test]
+fn a_hook_and_log_probabilities_see_the_models_own_logits() {
+    let run = |forbid: Option<u32>| {
+        let (mut session, mut sampler) = (session(usize::MAX), greedy());
+        let mut calls = 0;
+        let until = Until::default().max_new_tokens(4);
+        let generation = Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap();
+        let mut generation = generation.with_logprobs(2).with_logits_hook(|logits, prompt, generated| {
+            assert_eq!((prompt, generated.len()), (&PROMPT[..], calls));
+            calls += 1;
+            forbid.into_iter().for_each(|id| logits[id as usize] = f32::NEG_INFINITY);
+        });
+        let ids: Vec<u32> = generation.by_ref().map(Result::unwrap).collect();
+        let logprobs = generation.logprobs().to_vec();
+        assert_eq!(ids, logprobs.iter().map(|token| token.id).collect::<Vec<_>>());
+        (ids, logprobs)
+    };
+    let (ids, logprobs) = run(None);
+    assert_eq!(ids, ANSWER[..4]);
+    assert!(logprobs.iter().all(|token| token.top[0].id == token.id && token.top[0].logprob == token.logprob));
+    let (other, forbidden) = run(Some(ANSWER[0]));
+    assert_ne!(other[0], ANSWER[0]);
+    // The hook shapes the choice, not what the model thought.
+    assert_eq!(forbidden[0].top, logprobs[0].top);
+    assert!(forbidden[0].logprob < logprobs[0].logprob);
+    // And the same figures come from scoring.
+    let mut session = session(usize::MAX);
+    let scores = session.score(&[&PROMPT[..], &ids].concat(), 2).unwrap();
+    assert_eq!(scores[PROMPT.len()..].iter().flatten().cloned().collect::<Vec<_>>(), logprobs);
+}
+
 #[test]
 fn a_session_goes_on_where_it_was() {
     let (mut session, mut sampler) = (session(usize::MAX), greedy());
-    let until = |max_new_tokens| Until { max_new_tokens, ..Until::default() };
+    let until = |max_new_tokens| Until::default().max_new_tokens(max_new_tokens);
     let mut ids = PROMPT.to_vec();
     for tokens in [3, 1, 4] {
         let mut generation = Generation::new(&mut session, &mut sampler, &ids, until(tokens)).unwrap();
@@ -84,7 +169,7 @@ fn a_session_goes_on_where_it_was() {
 #[test]
 fn what_cannot_begin_is_refused() {
     let (mut session, mut sampler) = (session(6), greedy());
-    let until = Until { max_new_tokens: 1, ..Until::default() };
+    let until = Until::default().max_new_tokens(1);
     let refused = |session: &mut Session, sampler: &mut Sampler, prompt: &[u32]| {
         Generation::new(session, sampler, prompt, until).map(|_| ()).unwrap_err()
     };
@@ -99,14 +184,14 @@ fn what_cannot_begin_is_refused() {
 /// Greedy decoding takes a short cut where the logits are used as they are. A bias of nothing goes the long way.
 #[test]
 fn the_short_cut_of_greedy_decoding_changes_nothing() {
-    let biased = SamplingSettings { logit_bias: vec![(5, 0.0)], ..SamplingSettings::default() };
+    let biased = SamplingSettings::default().logit_bias(vec![(5, 0.0)]);
     let ids = |mut sampler: Sampler| {
         let mut session = session(usize::MAX);
-        let until = Until { max_new_tokens: 60, ..Until::default() };
+        let until = Until::default().max_new_tokens(60);
         Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap().map(Result::unwrap).collect::<Vec<_>>()
     };
     assert_eq!(ids(greedy()), ids(sampler(biased)));
-    let penalised = SamplingSettings { repetition_penalty: 1.5, ..SamplingSettings::default() };
+    let penalised = SamplingSettings::default().repetition_penalty(1.5);
     assert_ne!(ids(greedy()), ids(sampler(penalised)), "a penalty acts in greedy decoding too");
 }
 
@@ -115,7 +200,7 @@ fn pieces_make_the_text_and_stop_strings_end_it() {
     let tokenizer = embedded::tokenizer().unwrap();
     let text = |eos: &[u32], stops: &[&str]| {
         let (mut session, mut sampler) = (session(usize::MAX), greedy());
-        let until = Until { max_new_tokens: 8, eos_token_ids: eos, ..Until::default() };
+        let until = Until::default().max_new_tokens(8).eos_token_ids(eos);
         let generation = Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap();
         let stops = StopStrings::new(stops.iter().map(|s| s.to_string()).collect()).unwrap();
         let mut generation = TextGeneration::new(generation, &tokenizer, stops);

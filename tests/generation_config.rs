@@ -26,7 +26,7 @@ fn sampling_defaults_are_those_of_transformers() {
     let plain = read("{}", "{}").unwrap();
     assert!(plain.sampling.is_greedy() && plain.unsupported.is_empty());
     let sampled = read("{}", r#"{"do_sample": true, "temperature": 1, "top_p": 0.9}"#).unwrap();
-    assert_eq!(sampled.sampling, SamplingSettings { do_sample: true, top_p: 0.9, top_k: 50, ..SamplingSettings::default() });
+    assert_eq!(sampled.sampling, SamplingSettings::default().do_sample(true).top_p(0.9).top_k(50));
     let all = r#"{"do_sample": true, "temperature": 0.8, "top_k": 0, "top_p": 0.5, "min_p": 0.1, "typical_p": 0.7, "repetition_penalty": 1.1}"#;
     let sampling = read("{}", all).unwrap().sampling;
     assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.8, 0, 0.5));

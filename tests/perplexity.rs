@@ -44,7 +44,7 @@ fn divergence_is_what_the_definition_says() {
     let ids: Vec<u32> = (0..50u32).map(|i| i * i % 300).collect();
     let windows = Windows { window: 20, stride: 10, count: 3 };
     // Blocks that do not divide a window.
-    let options = SessionOptions { block: 7, ..SessionOptions::default() };
+    let options = SessionOptions::default().block(7);
     let got = compare((&other, &cpu), (&base, &cpu), &ids, windows, options).unwrap();
 
     let (mut kl, mut same, mut count) = (0.0, 0, 0);

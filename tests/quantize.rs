@@ -20,7 +20,7 @@ fn cpu() -> Cpu {
 }
 
 fn load(path: &Path, dtype: Option<Dtype>) -> Checkpoint {
-    Checkpoint::load(path, &LoadOptions { dtype, ..LoadOptions::default() }).unwrap()
+    Checkpoint::load(path, &LoadOptions::default().dtype(dtype)).unwrap()
 }
 
 /// Sums the loss of each token of a window but the first.
@@ -118,7 +118,7 @@ fn a_written_checkpoint_is_the_one_converted_at_load_in_place() {
         // The same format may be asked for; another may not.
         assert!(matrices(&load(folder.path(), Some(dtype))).iter().all(|(_, tensor)| tensor.is_mapped()));
         for other in [Dtype::F32, if dtype == Dtype::Int8 { Dtype::Int4 } else { Dtype::Int8 }] {
-            let options = LoadOptions { dtype: Some(other), ..LoadOptions::default() };
+            let options = LoadOptions::default().dtype(other);
             let error = Checkpoint::load(folder.path(), &options).unwrap_err();
             assert!(matches!(&error, Error::BadTensor { why, .. } if why.contains("the checkpoint it was made from")), "{error}");
         }
@@ -200,7 +200,7 @@ fn what_is_not_understood_is_refused_by_name() {
     );
     // The first line of data are scales.
     let scale = tampered(|_, data| data[..2].copy_from_slice(&0x7f80u16.to_le_bytes()));
-    assert!(matches!(&scale, Error::NonFinite { place } if place.contains("scale")), "{scale}");
+    assert!(matches!(&scale, Error::NonFiniteValue { place } if place.contains("scale")), "{scale}");
 }
 
 /// Sum of the squared errors of a quantised matrix.
@@ -249,6 +249,6 @@ fn any_finite_numbers_can_be_quantised_and_others_are_refused() {
         let mut x = vec![0.5f32; 64];
         x[40] = bad;
         let refused = quantize::matrix("some.weight", Float::F32, bytemuck::cast_slice(&x), [2, 32], Dtype::Int8, Layout::Tiles);
-        assert!(matches!(refused, Err(Error::NonFinite { place }) if place.contains("some.weight")));
+        assert!(matches!(refused, Err(Error::NonFiniteValue { place }) if place.contains("some.weight")));
     }
 }

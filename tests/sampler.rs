@@ -7,7 +7,7 @@ use serde_json::Value;
 const NINF: f32 = f32::NEG_INFINITY;
 
 fn all() -> SamplingSettings {
-    SamplingSettings { do_sample: true, top_k: 0, ..SamplingSettings::default() }
+    SamplingSettings::default().do_sample(true).top_k(0)
 }
 
 fn probabilities(settings: SamplingSettings, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Vec<f32> {
@@ -117,7 +117,7 @@ proptest! {
         (top_p, min_p) in (prop_oneof![Just(1f32), 0.01f32..0.999], prop_oneof![Just(0f32), 0.001f32..0.5]),
         typical_p in prop_oneof![Just(1f32), 0.1f32..0.95],
     ) {
-        let settings = SamplingSettings { temperature, repetition_penalty, top_k, top_p, min_p, typical_p, ..all() };
+        let settings = all().temperature(temperature).repetition_penalty(repetition_penalty).top_k(top_k).top_p(top_p).min_p(min_p).typical_p(typical_p);
         let wanted = transcription(&settings, &logits, &history);
         let made = probabilities(settings.clone(), &logits, &history, &[]);
         prop_assert!((made.iter().map(|&p| f64::from(p)).sum::<f64>() - 1.0).abs() < 1e-5);
@@ -143,10 +143,7 @@ proptest! {
         (temperature, do_sample) in (prop_oneof![Just(0f32), Just(1e-38f32), Just(1e30f32), 0f32..2.0], any::<bool>()),
         logit_bias in prop::collection::vec((0u32..45, prop_oneof![Just(NINF), -5f32..5.0]), 0..4),
     ) {
-        let settings = SamplingSettings {
-            do_sample, top_k, top_p, min_p, typical_p, temperature, logit_bias,
-            repetition_penalty: 1.5, presence_penalty: 0.5, frequency_penalty: -0.25, ..all()
-        };
+        let settings = all().do_sample(do_sample).top_k(top_k).top_p(top_p).min_p(min_p).typical_p(typical_p).temperature(temperature).logit_bias(logit_bias).repetition_penalty(1.5).presence_penalty(0.5).frequency_penalty(-0.25);
         let mut sampler = Sampler::new(settings).unwrap();
         match sampler.probabilities(&logits, &[], &generated).map(<[f32]>::to_vec) {
             Ok(p) => {
@@ -154,7 +151,7 @@ proptest! {
                 let id = sampler.sample(&logits, &[], &generated).unwrap();
                 prop_assert!(p[id as usize] > 0.0 && logits[id as usize] > NINF);
             }
-            Err(e) => prop_assert!(matches!(e, Error::NonFinite { .. } | Error::TokenOutOfRange { .. } | Error::BadArgument { .. }), "{e}"),
+            Err(e) => prop_assert!(matches!(e, Error::NonFiniteValue { .. } | Error::TokenOutOfRange { .. } | Error::BadArgument { .. }), "{e}"),
         }
     }
 }
@@ -168,7 +165,7 @@ fn large_vocabularies_are_filtered_alike() {
     let descending: Vec<f32> = ascending.iter().rev().copied().collect();
     for logits in [scattered, ascending, descending] {
         for (top_k, top_p) in [(1, 1.0), (7, 1.0), (1500, 1.0), (5999, 1.0), (0, 0.3), (0, 0.999), (3000, 0.9)] {
-            let settings = SamplingSettings { top_k, top_p, ..all() };
+            let settings = all().top_k(top_k).top_p(top_p);
             let wanted = transcription(&settings, &logits, &[]);
             let made = probabilities(settings, &logits, &[], &[]);
             let differ =
@@ -176,8 +173,8 @@ fn large_vocabularies_are_filtered_alike() {
             assert_eq!(differ.count(), 0, "top_k {top_k}, top_p {top_p}");
         }
         let steps: Vec<f32> = logits.iter().map(|x| x.round()).collect();
-        let wanted = transcription(&SamplingSettings { top_k: 1100, ..all() }, &steps, &[]);
-        let made = probabilities(SamplingSettings { top_k: 1100, ..all() }, &steps, &[], &[]);
+        let wanted = transcription(&all().top_k(1100), &steps, &[]);
+        let made = probabilities(all().top_k(1100), &steps, &[], &[]);
         assert!(made.iter().zip(&wanted).all(|(a, b)| (*a > 0.0) == (*b > 0.0)), "ties");
     }
 }
@@ -187,7 +184,7 @@ fn greedy_takes_the_first_of_the_largest() {
     assert_eq!(greedy(&[0.5, 2.0, 2.0, -1.0]).unwrap(), 1);
     assert_eq!(greedy(&[NINF, NINF, f32::MIN]).unwrap(), 2);
     assert_eq!(greedy(&[1.0, f32::INFINITY, f32::INFINITY]).unwrap(), 1);
-    let zero_temperature = SamplingSettings { temperature: 0.0, ..all() };
+    let zero_temperature = all().temperature(0.0);
     assert_eq!(probabilities(zero_temperature, &[0.0, 3.0, 3.0], &[], &[]), [0.0, 1.0, 0.0]);
 }
 
@@ -197,8 +194,8 @@ fn bad_logits_are_named() {
     assert!(greedy(&[NINF, NINF]).unwrap_err().to_string().contains("all are negative infinity"));
     assert!(matches!(greedy(&[]), Err(Error::BadArgument { what: "logits", .. })));
     let mut sampler = Sampler::new(all()).unwrap();
-    assert!(matches!(sampler.sample(&[1.0, f32::NAN], &[], &[]), Err(Error::NonFinite { .. })));
-    let mut sampler = Sampler::new(SamplingSettings { repetition_penalty: 1.1, ..all() }).unwrap();
+    assert!(matches!(sampler.sample(&[1.0, f32::NAN], &[], &[]), Err(Error::NonFiniteValue { .. })));
+    let mut sampler = Sampler::new(all().repetition_penalty(1.1)).unwrap();
     assert!(matches!(sampler.sample(&[1.0, 2.0], &[7], &[]), Err(Error::TokenOutOfRange { id: 7, vocab_size: 2 })));
     // An error leaves the sampler usable.
     assert!(sampler.sample(&[1.0, 2.0], &[1], &[0]).unwrap() < 2);
@@ -229,12 +226,12 @@ fn bad_settings_are_named() {
 fn top_k_keeps_what_ties_with_the_last_and_top_p_does_not() {
     let logits = [1.0, 2.0, 1.0, 1.0, 0.0];
     let kept = |s: SamplingSettings| probabilities(s, &logits, &[], &[]).iter().map(|p| *p > 0.0).collect::<Vec<_>>();
-    assert_eq!(kept(SamplingSettings { top_k: 2, ..all() }), [true, true, true, true, false]);
+    assert_eq!(kept(all().top_k(2)), [true, true, true, true, false]);
     // e^2 / (e^2 + 3e + 1) = 0.45: one more is needed, and it is the lowest id.
-    assert_eq!(kept(SamplingSettings { top_p: 0.5, ..all() }), [true, true, false, false, false]);
-    assert_eq!(kept(SamplingSettings { top_p: 0.0, ..all() }), [false, true, false, false, false]);
+    assert_eq!(kept(all().top_p(0.5)), [true, true, false, false, false]);
+    assert_eq!(kept(all().top_p(0.0)), [false, true, false, false, false]);
     // Exactly on the boundary, as torch has it: of four equal ones, half.
-    let equal = probabilities(SamplingSettings { top_p: 0.5, ..all() }, &[3.0; 4], &[], &[]);
+    let equal = probabilities(all().top_p(0.5), &[3.0; 4], &[], &[]);
     assert_eq!(equal, [0.5, 0.5, 0.0, 0.0]);
 }
 
@@ -246,17 +243,17 @@ fn penalties_know_prompt_from_output() {
         let p = probabilities(s, &logits, prompt, generated);
         p.iter().map(|x| ((x / p[3]).ln() * 100.0).round() / 100.0 + 1.0).collect()
     };
-    let repetition = |window| SamplingSettings { repetition_penalty: 2.0, repetition_window: window, ..all() };
+    let repetition = |window| all().repetition_penalty(2.0).repetition_window(window);
     assert_eq!(scores(repetition(None), &[0, 0, 1], &[2, 2]), [0.5, -2.0, 0.5, 1.0]);
     assert_eq!(scores(repetition(Some(3)), &[0, 0, 1], &[2, 2]), [1.0, -2.0, 0.5, 1.0]);
     assert_eq!(scores(repetition(Some(1)), &[0, 0, 1], &[2, 2]), [1.0, -1.0, 0.5, 1.0]);
     assert_eq!(scores(repetition(Some(0)), &[0, 0, 1], &[2, 2]), [1.0, -1.0, 1.0, 1.0]);
-    let presence = SamplingSettings { presence_penalty: 0.5, ..all() };
+    let presence = all().presence_penalty(0.5);
     assert_eq!(scores(presence, &[0], &[2, 2, 1]), [1.0, -1.5, 0.5, 1.0]);
-    let frequency = SamplingSettings { frequency_penalty: 0.25, ..all() };
+    let frequency = all().frequency_penalty(0.25);
     assert_eq!(scores(frequency, &[0], &[2, 2, 1]), [1.0, -1.25, 0.5, 1.0]);
     // Bias, then repetition, then presence: (1 + 1) / 2 - 0.5.
-    let both = SamplingSettings { logit_bias: vec![(2, 0.5), (2, 0.5)], presence_penalty: 0.5, ..repetition(None) };
+    let both = repetition(None).logit_bias(vec![(2, 0.5), (2, 0.5)]).presence_penalty(0.5);
     assert_eq!(scores(both, &[], &[2]), [1.0, -1.0, 0.5, 1.0]);
 }
 
@@ -266,18 +263,18 @@ fn bias_and_penalties_steer_greedy_decoding() {
         |s: SamplingSettings, generated: &[u32]| Sampler::new(s).unwrap().sample(&[2.0, 1.9, 0.0], &[], generated).unwrap();
     let greedy = SamplingSettings::default;
     assert_eq!(pick(greedy(), &[0]), 0);
-    assert_eq!(pick(SamplingSettings { repetition_penalty: 1.2, ..greedy() }, &[0]), 1);
-    assert_eq!(pick(SamplingSettings { presence_penalty: 0.2, ..greedy() }, &[0]), 1);
-    assert_eq!(pick(SamplingSettings { logit_bias: vec![(0, NINF), (1, NINF)], ..greedy() }, &[]), 2);
+    assert_eq!(pick(greedy().repetition_penalty(1.2), &[0]), 1);
+    assert_eq!(pick(greedy().presence_penalty(0.2), &[0]), 1);
+    assert_eq!(pick(greedy().logit_bias(vec![(0, NINF), (1, NINF)]), &[]), 2);
     // What only shapes a distribution has no say.
-    assert_eq!(pick(SamplingSettings { top_p: 0.1, temperature: 5.0, typical_p: 0.1, ..greedy() }, &[]), 0);
+    assert_eq!(pick(greedy().top_p(0.1).temperature(5.0).typical_p(0.1), &[]), 0);
 }
 
 #[test]
 fn infinite_logits_share_everything() {
     assert_eq!(probabilities(all(), &[f32::INFINITY, 1.0, f32::INFINITY, NINF], &[], &[]), [0.5, 0.0, 0.5, 0.0]);
     // Dividing by this temperature alone would overflow both.
-    let cold = SamplingSettings { temperature: 1e-38, ..all() };
+    let cold = all().temperature(1e-38);
     assert_eq!(probabilities(cold, &[30.0, 10.0], &[], &[]), [1.0, 0.0]);
 }
 
@@ -285,7 +282,7 @@ fn infinite_logits_share_everything() {
 fn a_seed_is_a_promise() {
     let logits: Vec<f32> = (0..50u32).map(|i| (i * i % 17) as f32 * 0.25).collect();
     let draws = |seed| {
-        let mut sampler = Sampler::new(SamplingSettings { seed, ..all() }).unwrap();
+        let mut sampler = Sampler::new(all().seed(seed)).unwrap();
         (0..12).map(|_| sampler.sample(&logits, &[], &[]).unwrap()).collect::<Vec<u32>>()
     };
     assert_eq!(draws(7), draws(7));
@@ -298,7 +295,7 @@ fn a_seed_is_a_promise() {
 fn draws_follow_the_distribution() {
     let logits = [1.0, 0.0, 2.0, -1.0, NINF];
     let expected = probabilities(all(), &logits, &[], &[]);
-    let mut sampler = Sampler::new(SamplingSettings { seed: 3, ..all() }).unwrap();
+    let mut sampler = Sampler::new(all().seed(3)).unwrap();
     let mut counts = [0f64; 5];
     let n = 40_000;
     for _ in 0..n {

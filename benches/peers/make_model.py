@@ -1,31 +1,34 @@
-"""Writes a Doge checkpoint of a published shape with random f32 weights, as transformers names its tensors.
+"""Writes a Doge checkpoint of a published shape with random weights, as transformers names its tensors.
 
-Usage: make_model.py SIZE FOLDER [KEEP_WINDOW]        needs numpy and safetensors
+Usage: make_model.py SIZE FOLDER [--dtype f32|bf16] [--keep-window N]        needs numpy
 """
 
+import argparse
 import json
+import os
 import pathlib
-import sys
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from shapes import HEAD_DIM, MAX_TOKENS, SHAPES, VOCAB
 
+DTYPES = {"f32": ("F32", "float32"), "bf16": ("BF16", "bfloat16")}  # in safetensors' words, and in config.json's
+
 
 def tensors(hidden, inter, layers, heads, kv):
+    """Names, shapes, and how to make each one, as f32."""
     rng = np.random.default_rng(0)
 
     def matrix(rows, cols):
-        return rng.standard_normal((rows, cols), dtype=np.float32) * np.float32(cols**-0.5)
+        return (rows, cols), lambda: rng.standard_normal((rows, cols), dtype=np.float32) * np.float32(cols**-0.5)
 
     def vector(n, middle, width):
-        return (middle + width * rng.uniform(-1, 1, n)).astype(np.float32)
+        return (n,), lambda: (middle + width * rng.uniform(-1, 1, n)).astype(np.float32)
 
-    yield "model.embed_tokens.weight", matrix(VOCAB, hidden)
-    yield "model.norm.weight", vector(hidden, 1, 0.1)
+    yield "model.embed_tokens.weight", *matrix(VOCAB, hidden)
+    yield "model.norm.weight", *vector(hidden, 1, 0.1)
     for i in range(layers):
-        for name, value in {
+        for name, (shape, make) in {
             "input_layernorm.weight": vector(hidden, 1, 0.1),
             "input_residual": vector(hidden, 0.9, 0.05),
             "self_attn.q_proj.weight": matrix(heads * HEAD_DIM, hidden),
@@ -42,14 +45,36 @@ def tensors(hidden, inter, layers, heads, kv):
             "mlp.up_proj.weight": matrix(inter, hidden),
             "mlp.down_proj.weight": matrix(hidden, inter),
         }.items():
-            yield f"model.layers.{i}.{name}", value
+            yield f"model.layers.{i}.{name}", shape, make
 
 
-def main(size, folder, keep_window):
+def to_bytes(x, dtype):
+    if dtype == "f32":
+        return x.tobytes()
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()  # to the nearest, ties to even
+
+
+def write_safetensors(path, shape, dtype):
+    """The length of a JSON header, the header, the data: numpy has no bf16 that a library could take."""
+    width, header, end = {"f32": 4, "bf16": 2}[dtype], {"__metadata__": {"format": "pt"}}, 0
+    for name, dims, _ in tensors(*shape):
+        start, end = end, end + width * int(np.prod(dims))
+        header[name] = {"dtype": DTYPES[dtype][0], "shape": list(dims), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 64)  # so that the data is aligned
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, _, make in tensors(*shape):
+            file.write(to_bytes(make(), dtype))
+    os.replace(part, path)
+
+
+def main(size, folder, dtype, keep_window):
     hidden, inter, layers, heads, kv = SHAPES[size]
-    folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors(*SHAPES[size])), folder / "model.safetensors", metadata={"format": "pt"})
+    write_safetensors(folder / "model.safetensors", SHAPES[size], dtype)
     config = {
         "architectures": ["DogeForCausalLM"],
         "model_type": "doge",
@@ -66,13 +91,17 @@ def main(size, folder, keep_window):
         "keep_window_size": keep_window,
         "is_moe": False,
         "tie_word_embeddings": True,
-        "dtype": "float32",
+        "dtype": DTYPES[dtype][1],
     }
     # Last: a folder with a config is complete.
     (folder / "config.json").write_text(json.dumps(config, indent=1))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4) or sys.argv[1] not in SHAPES:
-        sys.exit(__doc__)
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) == 4 else 2048)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", choices=SHAPES)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--dtype", choices=DTYPES, default="f32")
+    parser.add_argument("--keep-window", type=int, default=2048)
+    options = parser.parse_args()
+    main(options.size, options.folder, options.dtype, options.keep_window)

@@ -6,15 +6,18 @@ The first line a worker writes is {"versions": {...}}.
 
 import importlib.metadata
 import json
+import os
 import sys
 import traceback
 
+# What libraries print, from whatever language, must not get between the answers: import this first.
+ANSWERS = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+
 
 def serve(packages, measure):
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not get between the answers
-
     def say(thing):
-        print(json.dumps(thing), file=answers, flush=True)
+        print(json.dumps(thing), file=ANSWERS, flush=True)
 
     say({"versions": {name: importlib.metadata.version(name) for name in packages}})
     for line in sys.stdin:

@@ -3,6 +3,8 @@
 Usage: worker_openvino.py SIZE FOLDER f32|bf16|int8|int4 THREADS        exports to FOLDER if nothing is there
 """
 
+from worker import serve  # first
+
 import pathlib
 import sys
 import tempfile
@@ -13,7 +15,6 @@ from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from shapes import HEAD_DIM, MAX_TOKENS, SHAPES, VOCAB
-from worker import serve
 
 size, folder, dtype, threads = sys.argv[1:5]
 
@@ -30,10 +31,11 @@ def export():
     with tempfile.TemporaryDirectory(dir=pathlib.Path(folder).parent) as source:
         torch.manual_seed(0)
         Qwen3ForCausalLM(config).save_pretrained(source)
-        OVModelForCausalLM.from_pretrained(source, export=True, compile=False, **how).save_pretrained(folder)
+        OVModelForCausalLM.from_pretrained(source, export=True, compile=False, **how).save_pretrained(folder + ".part")
+    pathlib.Path(folder + ".part").rename(folder)
 
 
-if not pathlib.Path(folder, "openvino_model.xml").exists():
+if not pathlib.Path(folder).exists():
     export()
 model = OVModelForCausalLM.from_pretrained(folder, ov_config={
     "INFERENCE_NUM_THREADS": threads,

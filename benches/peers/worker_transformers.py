@@ -3,13 +3,13 @@
 Usage: worker_transformers.py MODEL_FOLDER f32|bf16 THREADS [--compile]
 """
 
+from worker import serve  # first
+
 import sys
 import time
 
 import torch
 from transformers import DogeForCausalLM, DynamicCache, StaticCache
-
-from worker import serve
 
 folder, dtype, threads = sys.argv[1:4]
 compiled = "--compile" in sys.argv

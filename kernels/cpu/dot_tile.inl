@@ -60,9 +60,10 @@ inline void dot_step(F32V (&acc)[MR][NR], const X *const (&x)[MR], const W *cons
   }
 }
 
+/// Always inlined: a call, and pointers that go through memory, cost as much as a row of 256 columns.
 template <int MR, int NR, class W, class X>
-inline void dot_tile(float *out, size_t row_stride, size_t col_stride, const X *const *x_rows, const W *const *w_rows,
-                     size_t cols) {
+[[gnu::always_inline]] inline void dot_tile(float *out, size_t row_stride, size_t col_stride, const X *const *x_rows,
+                                            const W *const *w_rows, size_t cols) {
   constexpr size_t COLS = Step<X>::COLS;
   const X *x[MR];
   const W *w[NR];

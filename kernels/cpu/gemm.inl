@@ -4,7 +4,8 @@
 // x, a few rows of x at a time: these stay in the L1 cache while the block streams past them. The idea: of the two streams
 // of a tile, the weights are the smaller (4 rows to 6, or 3 to 4, and half the bytes if they are 16-bit), so they are the
 // one that comes from L2. The first pass over a block, which brings it from memory, takes the columns of a tile from as
-// many runs, for the long streams that gemv has; the later ones take neighbours.
+// many runs, for the long streams that gemv has; the later ones take neighbours. The loop over the tiles of a few rows is
+// one function with everything inlined: with a call for each tile, 256 columns ran at 73 instead of 90 % of the fma peak.
 // Each weight comes from memory once, x once per block. Cost: 2 * cols flops an output.
 #pragma once
 
@@ -12,31 +13,41 @@ namespace {
 
 constexpr size_t WEIGHT_BLOCK = 192 * 1024; // bytes; fits the smallest L2 cache of our CPUs (256 KiB)
 
-/// The NR columns o, o + run, ... of `rows` rows of out from r on.
-template <int NR, class W, class X, class Args>
-inline void gemm_tile(const Args *a, const X *const *x, size_t r, int rows, size_t o, size_t run) {
+/// The NR columns o, o + run, ... of MR rows of out from r on.
+template <int MR, int NR, class W, class X, class Args>
+[[gnu::always_inline]] inline void gemm_tile(const Args *a, const X *const *x, size_t r, size_t o, size_t run) {
   const W *w[NR];
   for (int n = 0; n < NR; ++n) w[n] = (const W *)a->weight + (o + n * run) * a->cols;
   float *out = a->out + r * a->out_stride + o;
-  dot_tile_rows<TILE_ROWS, NR>(rows, out, a->out_stride, run, x, w, a->cols);
+  dot_tile<MR, NR>(out, a->out_stride, run, x, w, a->cols);
   if (!a->bias) return;
-  for (int m = 0; m < rows; ++m)
+  for (int m = 0; m < MR; ++m)
     for (int n = 0; n < NR; ++n) out[m * a->out_stride + n * run] += a->bias[o + n * run];
+}
+
+/// Columns begin..end of `rows` <= MR rows of out from r on, rows known at run time.
+template <int MR, class W, class X, class Args>
+void gemm_rows(int rows, const Args *a, const X *const *x, size_t r, size_t begin, size_t end) {
+  if constexpr (MR > 1) {
+    if (rows < MR) return gemm_rows<MR - 1, W>(rows, a, x, r, begin, end);
+  }
+  const size_t tiles = (end - begin) / TILE_COLS;
+  for (size_t i = 0; i < tiles; ++i) {
+    if (r == 0) gemm_tile<MR, TILE_COLS, W>(a, x, r, begin + i, tiles);
+    else gemm_tile<MR, TILE_COLS, W>(a, x, r, begin + i * TILE_COLS, 1);
+  }
+  for (size_t o = begin + tiles * TILE_COLS; o < end; ++o) gemm_tile<MR, 1, W>(a, x, r, o, 1);
 }
 
 template <class W, class X, class Args> inline void gemm_of(const Args *a, const X *all_x, size_t x_stride) {
   const size_t fit = WEIGHT_BLOCK / (a->cols * sizeof(W) + 1), block = fit < 24 ? 24 : fit / TILE_COLS * TILE_COLS;
   for (size_t begin = a->begin; begin < a->end; begin += block) {
-    const size_t end = a->end - begin < block ? a->end : begin + block, tiles = (end - begin) / TILE_COLS;
+    const size_t end = a->end - begin < block ? a->end : begin + block;
     for (size_t r = 0; r < a->n_rows; r += TILE_ROWS) {
       const int rows = a->n_rows - r < (size_t)TILE_ROWS ? (int)(a->n_rows - r) : TILE_ROWS;
       const X *x[TILE_ROWS];
       for (int m = 0; m < rows; ++m) x[m] = all_x + (r + m) * x_stride;
-      for (size_t i = 0; i < tiles; ++i) {
-        if (r == 0) gemm_tile<TILE_COLS, W>(a, x, r, rows, begin + i, tiles);
-        else gemm_tile<TILE_COLS, W>(a, x, r, rows, begin + i * TILE_COLS, 1);
-      }
-      for (size_t o = begin + tiles * TILE_COLS; o < end; ++o) gemm_tile<1, W>(a, x, r, rows, o, 1);
+      gemm_rows<TILE_ROWS, W>(rows, a, x, r, begin, end);
     }
   }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     ffi,
-    model::{Checkpoint, Observer, Rope},
+    model::{first_non_finite, Checkpoint, Observer, Rope, SessionOptions},
     ops::{Activations, Routing},
     Error, Result,
 };
@@ -24,6 +24,8 @@ use crate::{
 pub struct Run {
     /// The tokens chosen, one a step. The last one was not fed.
     pub ids: Vec<u32>,
+    /// The place of the first token whose logits were not finite; the ids from there on mean nothing.
+    pub non_finite: Option<usize>,
 }
 
 /// A captured decode step.
@@ -39,7 +41,7 @@ unsafe impl Sync for Step {}
 pub struct Sequence {
     weights: Arc<DeviceWeights>,
     checkpoint: Arc<Checkpoint>,
-    routing: Routing,
+    options: SessionOptions,
     activations: Activations,
     shape: KeptShape,
     layers: Vec<Kept>,
@@ -57,7 +59,7 @@ impl Sequence {
     pub fn new(
         weights: &Arc<DeviceWeights>,
         checkpoint: &Arc<Checkpoint>,
-        routing: Routing,
+        options: SessionOptions,
         activations: Activations,
     ) -> Result<Self> {
         let config = &checkpoint.config;
@@ -70,7 +72,7 @@ impl Sequence {
         Ok(Sequence {
             weights: weights.clone(),
             checkpoint: checkpoint.clone(),
-            routing,
+            options,
             activations,
             shape,
             layers: (0..config.num_hidden_layers).map(|_| Kept::new(weights.device(), shape)).collect::<Result<_>>()?,
@@ -124,59 +126,66 @@ impl Sequence {
         })
     }
 
-    /// Takes in `ids`, the first at `place`, in blocks of up to `block`, and leaves the logits `[V]` after the last in `logits`.
-    /// An observer sees everything, the logits of every token among it. Room was reserved; ids are inside the vocabulary;
-    /// `rope` is at the call.
+    /// Takes in `ids`, the first at `place`, block by block, and leaves the logits `[V]` after the last in `logits`. `place`
+    /// moves on with each block that is through. The observer may cancel before each block; if it `watches`, it sees
+    /// everything, the logits of every token among it. Room was reserved; ids are inside the vocabulary; `rope` is at the call.
     ///
     /// # Errors
     /// [`Error::UnsupportedOnDevice`] for routing by other tokens over a longer prompt than a block holds;
-    /// [`Error::OutOfMemory`], [`Error::Device`].
+    /// [`Error::Cancelled`], [`Error::NonFinite`], [`Error::OutOfMemory`], [`Error::Device`].
     pub fn feed(
         &mut self,
         ids: &[u32],
-        place: usize,
-        block: usize,
+        place: &mut usize,
         rope: &Rope,
         logits: &mut Vec<f32>,
-        mut observer: Option<&mut dyn Observer>,
+        watches: bool,
+        observer: &mut dyn Observer,
     ) -> Result<()> {
         const BLOCK_MAX: usize = ffi::DOGE_CUDA_BLOCK as usize;
         let is_moe = self.checkpoint.config.is_moe;
-        if self.routing == Routing::Reference && is_moe && ids.len() > BLOCK_MAX {
+        let by_others = self.options.routing == Routing::Reference && is_moe;
+        if by_others && ids.len() > BLOCK_MAX {
             return Err(Error::UnsupportedOnDevice {
                 what: format!("--routing reference for {} tokens in one call", ids.len()),
                 why: format!("the router then needs all of them at once, and a block holds {BLOCK_MAX}; use --routing per-token, or --device cpu"),
             });
         }
-        let block = if self.routing == Routing::Reference && is_moe { BLOCK_MAX } else { block.clamp(1, BLOCK_MAX) };
+        let block = if by_others { BLOCK_MAX } else { self.options.block.clamp(1, BLOCK_MAX) };
         let is_prompt = ids.len() > 1;
         self.make_scratch(block.min(ids.len()))?;
-        let (head_dim, mut place) = (self.checkpoint.config.head_dim, place);
+        let (head_dim, vocab_size) = (self.checkpoint.config.head_dim, self.checkpoint.config.vocab_size);
         let last_block = ids.len().div_ceil(block) - 1;
         for (i, ids) in ids.chunks(block).enumerate() {
+            if observer.cancels() {
+                return Err(Error::Cancelled { tokens: *place });
+            }
             let (forward, layers, s) = self.parts()?;
-            let n = ids.len();
+            let (n, first) = (ids.len(), *place);
             let (mut cos, mut sin) = (vec![0.0; n * head_dim / 2], vec![0.0; n * head_dim / 2]);
-            rope.tables(place, &mut cos, &mut sin);
+            rope.tables(first, &mut cos, &mut sin);
             s.cos.write(0, &cos)?;
             s.sin.write(0, &sin)?;
             s.ids.write(0, ids)?;
-            s.at.write(0, &at(place))?;
-            let mut watch = observer.as_deref_mut().map(|observer| Watch { observer, place, rows: n });
+            s.at.write(0, &at(first))?;
+            let mut watch = watches.then_some(Watch { observer: &mut *observer, place: first, rows: n });
             forward.block(n, is_prompt, layers, s, &mut watch)?;
-            let wanted = match (&watch, i == last_block) {
-                (Some(_), _) => 0..n,
-                (None, true) => n - 1..n,
-                (None, false) => n..n,
+            *place += n;
+            let wanted = match (watches, i == last_block) {
+                (true, _) => 0..n,
+                (false, true) => n - 1..n,
+                (false, false) => n..n,
             };
             for row in wanted {
                 forward.head(row, s)?;
                 *logits = s.logits.read(1)?;
-                if let Some(watch) = &mut watch {
-                    watch.observer.logits(place + row, logits);
+                if first_non_finite(logits, vocab_size).is_some() {
+                    return Err(Error::NonFinite { layer: None, step: first + row });
+                }
+                if watches {
+                    observer.logits(first + row, logits);
                 }
             }
-            place += n;
         }
         Ok(())
     }
@@ -185,7 +194,7 @@ impl Sequence {
     /// `eos` is chosen; the host looks only at the end. `rope` moves on by the steps made.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for too many `eos`; [`Error::NonFinite`]; [`Error::OutOfMemory`], [`Error::Device`].
+    /// [`Error::BadArgument`] for too many `eos`; [`Error::OutOfMemory`], [`Error::Device`].
     pub fn decode(&mut self, first: u32, place: usize, steps: usize, eos: &[u32], rope: &mut Rope) -> Result<Run> {
         if eos.len() > EOS_MAX {
             let why = format!("{} tokens; a run on the GPU can watch for {EOS_MAX}", eos.len());
@@ -222,10 +231,7 @@ impl Sequence {
         let mut ids = vec![0; made as usize];
         s.chosen.read(0, &mut ids)?;
         (0..ids.len()).for_each(|i| rope.begin_call(place + i + 1));
-        match non_finite.checked_sub(1) {
-            Some(place) => Err(Error::NonFinite { place: format!("the logits of token {place}") }),
-            None => Ok(Run { ids }),
-        }
+        Ok(Run { ids, non_finite: non_finite.checked_sub(1).map(|place| place as usize) })
     }
 
     /// Makes the scratch for blocks of `rows` tokens.
@@ -248,7 +254,7 @@ impl Sequence {
             config: &self.checkpoint.config,
             variant: &self.checkpoint.variant,
             weights: &self.weights,
-            routing: self.routing,
+            routing: self.options.routing,
             activations: self.activations,
         };
         Ok((forward, &mut self.layers, self.scratch.as_deref_mut().ok_or_else(none)?))

@@ -122,7 +122,7 @@ pub struct DogeAttentionArgs {
     pub k: *const f32,
     pub v: *const f32,
     pub row: *const u32,
-    pub mask: *const f32,
+    pub mask: *const *const f32,
     pub seen_from: *const u32,
     pub seen_until: *const u32,
     pub tile_begin: *const u32,

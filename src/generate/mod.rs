@@ -2,87 +2,49 @@
 
 #[cfg(feature = "text")]
 mod text;
+mod until;
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
+use std::{ops::ControlFlow, slice, sync::atomic::Ordering, time::Instant};
 
 #[cfg(feature = "text")]
 pub use text::TextGeneration;
+pub use until::{Finish, Timings, Until};
 
-use crate::{model::Session, ops::Cpu, Error, Result, Sampler};
-
-/// When a generation ends.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Until<'a> {
-    /// Tokens to generate at most.
-    pub max_new_tokens: usize,
-    /// Tokens that end the text. The one that does is among the generated ids.
-    pub eos_token_ids: &'a [u32],
-    /// Looked at before each token; true ends the generation. May be set from another thread or a signal handler.
-    pub cancel: Option<&'a AtomicBool>,
-    /// Greedy tokens that a GPU may choose before the host looks; 0 means 1. Where a generation is cut off by its caller, by
-    /// `cancel` or by a stop string, the session may then hold up to this many tokens more than were given out: take more
-    /// than 1 only for a session that ends with the generation. Does nothing on the CPU.
-    pub ahead: usize,
-}
-
-/// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Finish {
-    /// One of [`Until::eos_token_ids`] was generated; it is the last id.
-    Eos,
-    /// A stop string was generated. The last ids hold it, the text does not.
-    StopString,
-    /// [`Until::max_new_tokens`] were generated.
-    Length,
-    /// The session has no room for another token.
-    ContextFull,
-    /// [`Until::cancel`] was set.
-    Cancelled,
-}
-
-impl Finish {
-    /// The word for reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Finish::Eos => "eos",
-            Finish::StopString => "stop_string",
-            Finish::Length => "length",
-            Finish::ContextFull => "context_full",
-            Finish::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// Where the time went. The four parts do not overlap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timings {
-    /// Tokens of the prompt that were fed (not those the session already held), all in one call.
-    pub prefill_tokens: usize,
-    pub prefill: Duration,
-    /// Generated tokens that were fed back, one a call. The last one generated never is, and the first one comes from
-    /// the prefill, so this is one less than the generated tokens.
-    pub decode_tokens: usize,
-    pub decode: Duration,
-    /// Choosing tokens from logits.
-    pub sampling: Duration,
-    /// Making text of tokens and looking for stop strings.
-    pub detokenising: Duration,
-}
+use crate::{model::Session, ops::Cpu, Error, Result, Sampler, TokenLogprob};
 
 /// A generation in progress: an iterator over token ids. It ends (`None`) for the reason that [`Generation::finish`]
 /// gives, or after an error.
 ///
 /// Room for the whole generation is made before the first token; from the second one on, nothing is allocated (but for the
-/// list of ids beyond the first 65536).
+/// list of ids beyond the first 65536, and for log probabilities).
+///
+/// ```
+/// # fn main() -> doge_engine::Result<()> {
+/// # use doge_engine::{embedded, model::{LoadOptions, Model, Session, SessionOptions}, ops::Cpu};
+/// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
+/// use doge_engine::{Finish, Generation, Sampler, SamplingSettings, Until};
+///
+/// let mut session = Session::new(&model, &cpu, SessionOptions::default())?;
+/// let mut greedy = Sampler::new(SamplingSettings::default())?;
+/// let until = Until::default().max_new_tokens(3);
+/// let mut generation = Generation::new(&mut session, &mut greedy, &[0, 597, 49, 41, 51, 18, 203], until)?;
+/// let ids = generation.by_ref().collect::<Result<Vec<u32>, _>>()?;
+/// assert_eq!((ids, generation.finish()), (vec![203, 63, 529], Some(Finish::Length)));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Generation<'a> {
     session: &'a mut Session,
     sampler: &'a mut Sampler,
     cpu: Cpu,
     prompt: &'a [u32],
     until: Until<'a>,
+    hook: Option<Box<LogitsHook<'a>>>,
+    /// What the hook made of the logits.
+    hooked: Vec<f32>,
+    /// How many likeliest tokens to tell of, if any is.
+    top: Option<usize>,
+    logprobs: Vec<TokenLogprob>,
     generated: Vec<u32>,
     finish: Option<Finish>,
     failed: bool,
@@ -92,42 +54,108 @@ pub struct Generation<'a> {
     chosen: Vec<u32>,
 }
 
+/// Changes the logits `[vocab_size]` of the next token; given the prompt and what was generated so far.
+type LogitsHook<'a> = dyn FnMut(&mut [f32], &[u32], &[u32]) + Send + 'a;
+
 /// More ids than this are made room for as they come.
 const MAX_IDS_RESERVED: usize = 1 << 16;
 
 impl<'a> Generation<'a> {
     /// Continues `prompt`, the sequence from its very first token on. The session may hold the beginning of it already
-    /// (an earlier turn of a chat): only what comes after [`Session::tokens`] is fed. The sampler's penalties see all of it.
+    /// (an earlier turn of a chat), or all of it, if it has its [`Session::logits`] (a fork): only what comes after
+    /// [`Session::tokens`] is fed. The sampler's penalties see all of it.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] if there is no token to feed, [`Error::ContextFull`] if the prompt has no room in the session,
-    /// [`Error::OutOfMemory`].
+    /// [`Error::BadArgument`] if there is nothing to go on from, [`Error::ContextFull`] if the prompt has no room in the
+    /// session, [`Error::OutOfMemory`]. Never panics.
     pub fn new(session: &'a mut Session, sampler: &'a mut Sampler, prompt: &'a [u32], until: Until<'a>) -> Result<Self> {
         let held = session.tokens();
-        if prompt.len() <= held {
-            let why = format!("{} tokens, all of which the session holds; there must be at least one to feed", prompt.len());
+        if prompt.len() < held || (prompt.len() == held && session.logits().is_none()) {
+            let why = format!("has {} tokens where the session holds {held}; there must be at least one to feed", prompt.len());
             return Err(Error::BadArgument { what: "prompt", why });
         }
         if prompt.len() > session.ctx_size() {
             return Err(Error::ContextFull { limit: session.ctx_size() });
         }
-        session.reserve((prompt.len() - held).saturating_add(until.max_new_tokens))?;
+        session.reserve((prompt.len() - held).saturating_add(until.max_new_tokens.min(MAX_IDS_RESERVED)))?;
         let generated = Vec::with_capacity(until.max_new_tokens.min(MAX_IDS_RESERVED));
         let cpu = session.cpu().clone();
-        let timings = Timings::default();
+        let (hook, hooked, top, logprobs, timings) = Default::default();
+        let (finish, failed) = (None, false);
         Ok(Generation {
             session,
             sampler,
             cpu,
             prompt,
             until,
+            hook,
+            hooked,
+            top,
+            logprobs,
             generated,
-            finish: None,
-            failed: false,
+            finish,
+            failed,
             timings,
             #[cfg(feature = "cuda")]
             chosen: Vec::new(),
         })
+    }
+
+    /// Calls `hook(logits, prompt, generated)` before each token is chosen. It may change the logits `[vocab_size]` in any
+    /// way: what it leaves goes through the sampler's own bias, penalties and filters. Negative infinity forbids a token.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// # use doge_engine::{embedded, model::{LoadOptions, Model, Session, SessionOptions}, ops::Cpu};
+    /// # use doge_engine::{Generation, Sampler, SamplingSettings, Until};
+    /// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
+    /// # let mut session = Session::new(&model, &cpu, SessionOptions::default())?;
+    /// # let mut greedy = Sampler::new(SamplingSettings::default())?;
+    /// let generation = Generation::new(&mut session, &mut greedy, &[0, 597], Until::default().max_new_tokens(5))?
+    ///     .with_logits_hook(|logits, _, generated| {
+    ///         generated.iter().for_each(|&id| logits[id as usize] = f32::NEG_INFINITY); // no token twice
+    ///     });
+    /// let mut ids = generation.collect::<Result<Vec<u32>, _>>()?;
+    /// ids.sort();
+    /// ids.dedup();
+    /// assert_eq!(ids.len(), 5);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_logits_hook(mut self, hook: impl FnMut(&mut [f32], &[u32], &[u32]) + Send + 'a) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    /// Keeps, for [`Generation::logprobs`], how likely each chosen token was and what the `top` likeliest were.
+    pub fn with_logprobs(mut self, top: usize) -> Self {
+        self.top = Some(top);
+        self
+    }
+
+    /// One entry for each of [`Generation::ids`], by the model's own logits: before hook, bias, penalties and temperature.
+    /// Empty unless [asked for](Generation::with_logprobs).
+    pub fn logprobs(&self) -> &[TokenLogprob] {
+        &self.logprobs
+    }
+
+    /// Runs to the end, giving each token to `on_token`, which may end it ([`Finish::Cancelled`]) by
+    /// [`ControlFlow::Break`]. [`Generation::finish`] has the reason for the end.
+    ///
+    /// # Errors
+    /// The first that [`Generation::next`] gives. Never panics, unless `on_token` does.
+    pub fn stream(&mut self, mut on_token: impl FnMut(u32) -> ControlFlow<()>) -> Result<()> {
+        while let Some(id) = self.next() {
+            if on_token(id?).is_break() {
+                self.cancel();
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends it here, as [`Finish::Cancelled`], unless it is over already.
+    pub fn cancel(&mut self) {
+        self.finish.get_or_insert(Finish::Cancelled);
     }
 
     /// The ids generated so far, the one that ended the text included.
@@ -140,6 +168,7 @@ impl<'a> Generation<'a> {
         self.finish
     }
 
+    /// Where the time went so far.
     pub fn timings(&self) -> Timings {
         self.timings
     }
@@ -175,8 +204,9 @@ impl<'a> Generation<'a> {
     /// The next token of a device that feeds its own choice; `None` where the host chooses.
     #[cfg(feature = "cuda")]
     fn step_on_device(&mut self) -> Result<Option<u32>> {
-        let Some(&last) = self.generated.last().filter(|_| takes_likeliest(self.sampler)) else { return Ok(None) };
-        if self.session.model().device().is_none() || self.until.eos_token_ids.len() > 64 {
+        let Some(&last) = self.generated.last().filter(|_| self.takes_likeliest()) else { return Ok(None) };
+        // The host has to see the logits of each token if it tells of them.
+        if self.top.is_some() || self.session.model().device().is_none() || self.until.eos_token_ids.len() > 64 {
             return Ok(None);
         }
         if self.chosen.is_empty() {
@@ -190,37 +220,58 @@ impl<'a> Generation<'a> {
         Ok(self.chosen.pop())
     }
 
+    /// Is the next token the one with the largest logit, as the logits are?
+    fn takes_likeliest(&self) -> bool {
+        self.hook.is_none() && takes_likeliest(self.sampler)
+    }
+
     /// Feeds what is new and chooses a token.
     fn step(&mut self) -> Result<u32> {
         #[cfg(feature = "cuda")]
         if let Some(id) = self.step_on_device()? {
             return Ok(id);
         }
-        let last = self.generated.last().map(std::slice::from_ref);
-        let new = match last {
-            Some(last) => last,
-            None => &self.prompt[self.session.tokens()..],
-        };
+        let (last, held) = (self.generated.last(), self.session.tokens());
+        let new = last.map_or_else(|| &self.prompt[held..], slice::from_ref);
         let start = Instant::now();
-        let logits = self.session.feed(new)?;
-        let fed = Instant::now();
-        let id = if takes_likeliest(self.sampler) {
-            self.cpu.argmax(logits)? as u32
-        } else {
-            self.sampler.sample(logits, self.prompt, &self.generated)?
+        let fed = match (new, self.until.cancel) {
+            ([], _) => Ok(()), // a fork that stands at the end of the prompt
+            (new, Some(cancel)) => self.session.feed_until(new, cancel).map(drop),
+            (new, None) => self.session.feed(new).map(drop),
         };
-        self.timings.sampling += fed.elapsed();
+        let done = Instant::now();
         let (tokens, time) = match last {
             None => (&mut self.timings.prefill_tokens, &mut self.timings.prefill),
             Some(_) => (&mut self.timings.decode_tokens, &mut self.timings.decode),
         };
-        *tokens += new.len();
-        *time += fed - start;
+        *tokens += self.session.tokens() - held;
+        *time += done - start;
+        fed?;
+        let id = self.choose()?;
+        self.timings.sampling += done.elapsed();
+        Ok(id)
+    }
+
+    fn choose(&mut self) -> Result<u32> {
+        let likeliest = self.takes_likeliest();
+        let logits = self.session.logits().unwrap_or_default(); // there are some: `feed` gave them, or `new` looked
+        let given = match &mut self.hook {
+            None => logits,
+            Some(hook) => {
+                self.hooked.clear();
+                self.hooked.extend_from_slice(logits);
+                hook(&mut self.hooked, self.prompt, &self.generated);
+                &self.hooked
+            }
+        };
+        let id =
+            if likeliest { self.cpu.argmax(given)? as u32 } else { self.sampler.sample(given, self.prompt, &self.generated)? };
+        self.logprobs.extend(self.top.map(|top| TokenLogprob::new(logits, id, top)));
         Ok(id)
     }
 }
 
-/// Is the next token the one with the largest logit, as the logits are?
+/// Does the sampler leave the logits as they are, and take the largest?
 fn takes_likeliest(sampler: &Sampler) -> bool {
     let s = sampler.settings();
     let as_they_are =
@@ -246,6 +297,10 @@ impl Iterator for Generation<'_> {
                 if self.until.eos_token_ids.contains(&id) {
                     self.finish = Some(Finish::Eos);
                 }
+            }
+            Err(Error::Cancelled { .. }) => {
+                self.finish = Some(Finish::Cancelled);
+                return None;
             }
             Err(_) => self.failed = true,
         }

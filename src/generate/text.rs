@@ -1,9 +1,9 @@
 //! The same loop, giving text.
 
-use std::time::Instant;
+use std::{ops::ControlFlow, time::Instant};
 
 use super::{Finish, Generation, Timings};
-use crate::{Result, StopStrings, Stopped, TextStream, Tokenizer};
+use crate::{Result, StopStrings, Stopped, TextStream, TokenLogprob, Tokenizer};
 
 /// A [`Generation`] that gives text: an iterator over pieces of it, none of them empty. A piece holds whole characters
 /// only, and nothing that may turn out to be part of a stop string. Special tokens add no text.
@@ -20,6 +20,7 @@ pub struct TextGeneration<'a> {
 }
 
 impl<'a> TextGeneration<'a> {
+    /// Text of `generation`, until it ends or one of `stops` comes.
     pub fn new(generation: Generation<'a>, tokenizer: &'a Tokenizer, stops: StopStrings) -> Self {
         let stream = TextStream::new(true);
         let detokenising = std::time::Duration::ZERO;
@@ -39,6 +40,7 @@ impl<'a> TextGeneration<'a> {
         self.generation.finish().filter(|_| self.over)
     }
 
+    /// Where the time went so far.
     pub fn timings(&self) -> Timings {
         Timings { detokenising: self.detokenising, ..self.generation.timings() }
     }
@@ -48,6 +50,48 @@ impl<'a> TextGeneration<'a> {
         let (finish, timings) = (self.finish(), self.timings());
         let (ids, ..) = self.generation.into_parts();
         (ids, finish, timings)
+    }
+
+    /// As [`Generation::logprobs`]: one entry for each of the ids.
+    pub fn logprobs(&self) -> &[TokenLogprob] {
+        self.generation.logprobs()
+    }
+
+    /// Runs to the end, giving each piece of text to `on_text`, which may end it ([`Finish::Cancelled`]) by
+    /// [`ControlFlow::Break`].
+    ///
+    /// # Errors
+    /// As [`Generation::stream`]. Never panics, unless `on_text` does.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// # use doge_engine::{embedded, model::{LoadOptions, Model, Session, SessionOptions}, ops::Cpu};
+    /// # use doge_engine::{Generation, Sampler, SamplingSettings, StopStrings, TextGeneration, Until};
+    /// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
+    /// # let mut session = Session::new(&model, &cpu, SessionOptions::default())?;
+    /// # let mut sampler = Sampler::new(SamplingSettings::default())?;
+    /// # let tokenizer = embedded::tokenizer()?;
+    /// use std::ops::ControlFlow;
+    ///
+    /// let prompt = tokenizer.encode("ROMEO.\n", true, true)?;
+    /// let generation = Generation::new(&mut session, &mut sampler, &prompt, Until::default().max_new_tokens(20))?;
+    /// let mut text = String::new();
+    /// TextGeneration::new(generation, &tokenizer, StopStrings::default()).stream(|piece| {
+    ///     text += piece;
+    ///     if text.len() < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    /// })?;
+    /// assert!(text.len() >= 10);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stream(&mut self, mut on_text: impl FnMut(&str) -> ControlFlow<()>) -> Result<()> {
+        while let Some(piece) = self.next() {
+            if on_text(&piece?).is_break() {
+                self.generation.cancel();
+                self.over = true;
+            }
+        }
+        Ok(())
     }
 
     /// What a token adds to the text, or its end what was held back.

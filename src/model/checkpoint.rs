@@ -9,27 +9,9 @@ use super::{
     schema::{self, Hold, Row},
     shard::{FileInfo, Stored},
     weights::Source,
-    Config, Names, Variant, Weights,
+    Config, LoadOptions, Names, Variant, Weights,
 };
 use crate::{mapped::Mapped, matrix_bytes, quantize, Dtype, Error, Result, Tensor};
-
-/// How to load.
-#[derive(Clone, Copy, Debug)]
-pub struct LoadOptions {
-    /// Convert the big matrices to this format, rounding to nearest even; `None` leaves them as stored and in place.
-    /// Small tensors (norms, gates, biases, A, dt_proj, the router) are f32 in any case.
-    pub dtype: Option<Dtype>,
-    /// Map the files rather than read them. See [`Mapped::open`] for what that asks of them.
-    pub mmap: bool,
-    /// Refuse NaN and infinities in any weight. Reads every byte once, on all cores.
-    pub check_finite: bool,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        LoadOptions { dtype: None, mmap: true, check_finite: true }
-    }
-}
 
 /// A tensor as it stands in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,7 +206,7 @@ impl ArchiveSource<'_> {
             self.check_packed(row, name, shape, stored, dtype)?;
         } else if let (Some(float), true) = (stored.float(), self.options.check_finite) {
             if let Some(index) = convert::first_non_finite(float, stored.bytes()) {
-                return Err(Error::NonFinite { place: format!("tensor '{name}', element {index}") });
+                return Err(Error::NonFiniteValue { place: format!("tensor '{name}', element {index}") });
             }
         }
         Ok((stored, dtype))
@@ -241,7 +223,7 @@ impl ArchiveSource<'_> {
             return Err(bad(format!("{} bytes do not fill {dtype} of shape {shape:?}", stored.len)));
         }
         if self.options.check_finite && !quantize::is_finite(dtype, layout, cols, stored.bytes()) {
-            return Err(Error::NonFinite { place: format!("a scale of tensor '{name}'") });
+            return Err(Error::NonFiniteValue { place: format!("a scale of tensor '{name}'") });
         }
         Ok(())
     }

@@ -73,6 +73,18 @@ impl KeyList {
         Key { place: self.seen_from[at], row: self.row[at], mask: self.mask[at] }
     }
 
+    /// Keeps the first `n` keys, whose tiles are whole.
+    fn truncate(&mut self, n: usize) {
+        self.row.truncate(n);
+        self.mask.truncate(n);
+        self.seen_from.truncate(n);
+        self.seen_until.truncate(n);
+        self.tile_begin.truncate(n.div_ceil(TILE) + 1);
+        if let Some(end) = self.tile_begin.last_mut() {
+            *end = n as u32;
+        }
+    }
+
     /// Makes room for `n` keys, so that filling the list does not allocate.
     fn reserve(&mut self, n: usize) -> Result<(), TryReserveError> {
         let more = n.saturating_sub(self.row.len());
@@ -128,17 +140,8 @@ impl KeptSet {
 
     /// Offers the next key of the sequence. Places ascend from offer to offer.
     pub fn offer(&mut self, key: Key) -> Offer {
-        let n = self.slots.row.len();
-        if n < self.keep {
-            self.slots.push(key, NEVER);
-            match (n + 1) % TILE {
-                1 => self.slots.tile_begin.push(n as u32 + 1),
-                _ => *self.slots.tile_begin.last_mut().expect("never empty") = n as u32 + 1,
-            }
-            if n + 1 == self.keep {
-                self.heap.extend(0..self.keep as u32);
-                (0..self.keep / 2).rev().for_each(|at| self.sift_down(at));
-            }
+        if self.slots.row.len() < self.keep {
+            self.push(key);
             return Offer::Kept;
         }
         let Some(&slot) = self.heap.first() else { return Offer::Rejected };
@@ -152,6 +155,49 @@ impl KeptSet {
         self.slots.seen_from[slot as usize] = key.place;
         self.sift_down(0);
         Offer::Replaced { row: weakest.row }
+    }
+
+    /// Puts a key into the next free slot.
+    fn push(&mut self, key: Key) {
+        let n = self.slots.row.len();
+        self.slots.push(key, NEVER);
+        match (n + 1) % TILE {
+            1 => self.slots.tile_begin.push(n as u32 + 1),
+            _ => *self.slots.tile_begin.last_mut().expect("never empty") = n as u32 + 1,
+        }
+        if n + 1 == self.keep {
+            self.make_heap();
+        }
+    }
+
+    /// Makes the heap of a full set.
+    fn make_heap(&mut self) {
+        self.heap.clear();
+        self.heap.extend(0..self.keep as u32);
+        (0..self.keep / 2).rev().for_each(|at| self.sift_down(at));
+    }
+
+    /// Fills an empty set with the keys of another one, slot by slot. Room for them was reserved.
+    pub fn fill(&mut self, keys: impl Iterator<Item = Key>) {
+        keys.take(self.keep).for_each(|key| self.push(key));
+    }
+
+    /// Takes the block at hand back, whose first token stands at `place0`: the set is as it was before.
+    pub fn take_back(&mut self, place0: u32) {
+        for (slot, key, _) in self.left.drain(..).filter(|(_, key, _)| key.place < place0) {
+            let slot = slot as usize; // of all that were in it, the one from before the block
+            self.slots.row[slot] = key.row;
+            self.slots.mask[slot] = key.mask;
+            self.slots.seen_from[slot] = key.place;
+        }
+        let before = self.slots.seen_from.iter().take_while(|&&place| place < place0).count();
+        self.slots.truncate(before);
+        self.history.clear();
+        if before < self.keep {
+            self.heap.clear();
+        } else {
+            self.make_heap();
+        }
     }
 
     /// Restores the heap below `at`.
@@ -228,6 +274,33 @@ mod tests {
     /// The slot in which a row is now.
     fn slot_at(set: &KeptSet, row: u32) -> Option<usize> {
         set.keys().position(|key| key.row == row)
+    }
+
+    /// What is taken back leaves no trace: the same slots, and the same ones next.
+    #[test]
+    fn a_block_taken_back_was_never_there() {
+        let mask = |j: u32| (j.wrapping_mul(2_654_435_761) >> 20) as f32 % 50.0;
+        let feed = |set: &mut KeptSet, places: std::ops::Range<u32>, scale: f32| {
+            set.begin_block();
+            places.clone().for_each(|j| _ = set.offer(Key { place: j, row: j, mask: scale * mask(j) }));
+            set.end_offers(places.len());
+        };
+        for keep in [1, 3, 128, 129, 200, 400] {
+            for first in [0, 1, 127, 128, 129, 250] {
+                let (mut straight, mut detour) = (KeptSet::new(keep), KeptSet::new(keep));
+                feed(&mut straight, 0..first, 1.0);
+                feed(&mut detour, 0..first, 1.0);
+                feed(&mut detour, first..first + 140, 2.0);
+                detour.take_back(first);
+                for places in [first..first + 1, first + 1..first + 90] {
+                    feed(&mut straight, places.clone(), 1.0);
+                    feed(&mut detour, places, 1.0);
+                    assert!(straight.keys().eq(detour.keys()), "keep {keep}, block at {first}");
+                    assert_eq!(straight.list().tile_begin, detour.list().tile_begin, "keep {keep}, block at {first}");
+                    assert_eq!(straight.list().seen_until, detour.list().seen_until, "keep {keep}, block at {first}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! them has dropped it: the arena holds at most g · keep_window_size rows, and the rows of the block at hand. With
 //! `sliding_window` dropped keys may come back, so all keys of the window are kept and each query selects anew.
 
+mod copy;
+mod saved;
+
 use super::kept_set::{KeptSet, Key, Offer, TILE};
 use crate::{ops::AttentionHead, Error, Result};
 
@@ -86,6 +89,8 @@ pub struct LayerState {
     ring: Vec<Vec<f32>>,
     /// With sliding_window: the keys of the query at hand, [mask_heads].
     chosen: Vec<Chosen>,
+    /// Tokens taken in.
+    tokens: u32,
 }
 
 /// The keys that one query of a sliding window sees.
@@ -108,6 +113,7 @@ impl LayerState {
             sets: vec![KeptSet::new(shape.keep_window_size); sets],
             ring: vec![Vec::new(); rings],
             chosen: vec![Chosen::default(); rings],
+            tokens: 0,
         }
     }
 
@@ -124,6 +130,7 @@ impl LayerState {
         };
         let old = std::mem::replace(self, LayerState::new(shape));
         self.reserve(tokens)?;
+        self.tokens = old.tokens;
         let d = shape.head_dim;
         for place in tokens.saturating_sub(window)..tokens {
             for (arena, was) in self.arenas.iter_mut().zip(&old.arenas) {
@@ -224,6 +231,7 @@ impl LayerState {
         for set in &mut self.sets {
             set.end_offers(mask.len() / mask_heads);
         }
+        self.tokens = place0 + (mask.len() / mask_heads) as u32;
     }
 
     /// Ends a block: rows that only its queries could see become free.

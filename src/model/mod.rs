@@ -9,7 +9,9 @@ mod forward;
 mod json;
 mod kept_set;
 mod kv_state;
+mod loaded;
 mod observer;
+mod options;
 mod rope;
 mod rope_parameters;
 pub(crate) mod schema;
@@ -20,13 +22,15 @@ mod synthetic;
 mod variant;
 mod weights;
 
-pub use checkpoint::{Checkpoint, LoadOptions, TensorInfo};
+pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::Config;
+pub use loaded::Model;
 pub use observer::Observer;
-#[cfg(feature = "cuda")]
-pub(crate) use rope::Rope;
+pub use options::{LoadOptions, SessionOptions};
 pub use rope_parameters::RopeParameters;
-pub use session::{Model, Session, SessionOptions};
+pub use session::{Batch, Session};
 pub use shard::FileInfo;
 pub use variant::{Biases, Names, Variant};
 pub use weights::{DtProj, Experts, LayerWeights, Linear, Weights};
+#[cfg(feature = "cuda")]
+pub(crate) use {forward::first_non_finite, rope::Rope};

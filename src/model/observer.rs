@@ -1,8 +1,33 @@
 //! A window into a forward pass: what the golden data records, layer by layer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 /// Sees intermediate results as a forward pass makes them. Every method does nothing unless overridden.
 ///
 /// A call of n tokens is run in blocks of rows; `place` is the place in the sequence of a block's first row.
+///
+/// ```
+/// # fn main() -> doge_engine::Result<()> {
+/// # use doge_engine::{embedded, model::{LoadOptions, Model, Observer, Session, SessionOptions}, ops::Cpu};
+/// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
+/// /// The hidden states of the last layer.
+/// struct Last {
+///     layers: usize,
+///     hidden: Vec<f32>,
+/// }
+/// impl Observer for Last {
+///     fn hidden(&mut self, layer: usize, _place: usize, rows: &[f32]) {
+///         if layer == self.layers {
+///             self.hidden.extend(rows);
+///         }
+///     }
+/// }
+/// let mut last = Last { layers: model.config().num_hidden_layers, hidden: Vec::new() };
+/// Session::new(&model, &cpu, SessionOptions::default())?.feed_observed(&[0, 597, 49], &mut last)?;
+/// assert_eq!(last.hidden.len(), 3 * model.config().hidden_size);
+/// # Ok(())
+/// # }
+/// ```
 #[allow(unused_variables, reason = "defaults that do nothing")]
 pub trait Observer {
     /// The residual stream, `[rows, hidden_size]`: the embeddings for `layer` 0, the output of layer `layer - 1` above.
@@ -21,6 +46,10 @@ pub trait Observer {
     fn experts(&mut self, layer: usize, place: usize, experts: &[u32], weights: &[f32]) {}
     /// The logits of the token at `place`, `[vocab_size]`.
     fn logits(&mut self, place: usize, logits: &[f32]) {}
+    /// Looked at before each layer: true ends the call with [`crate::Error::Cancelled`].
+    fn cancels(&self) -> bool {
+        false
+    }
     /// Does [`Observer::kept`] want to be called? Gathering costs time and memory.
     fn wants_kept(&self) -> bool {
         false
@@ -31,3 +60,12 @@ pub trait Observer {
 pub struct Unobserved;
 
 impl Observer for Unobserved {}
+
+/// Sees nothing, and cancels when the flag is set.
+pub struct Cancel<'a>(pub &'a AtomicBool);
+
+impl Observer for Cancel<'_> {
+    fn cancels(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -57,6 +57,18 @@ impl Rope {
         }
     }
 
+    /// What it remembers of the calls so far; with it, [`Rope::recall`] brings a fresh one to the same state.
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+
+    pub fn recall(&mut self, longest: usize) {
+        if longest != self.longest {
+            self.longest = longest;
+            self.set_frequencies(longest);
+        }
+    }
+
     /// cos and sin of the places `place0..`, `[rows, head_dim / 2]` each.
     pub fn tables(&self, place0: usize, cos: &mut [f32], sin: &mut [f32]) {
         let half = self.inv_freq.len().max(1);

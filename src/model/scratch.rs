@@ -65,17 +65,19 @@ impl Scratch {
         }
         grow(&mut self.expert, rows.saturating_mul(top))?;
         grow(&mut self.logits, logits.saturating_mul(config.vocab_size))?;
-        // A slot may have had a key more for every token of the block.
-        grow(&mut self.attention, cpu.attention_scratch(TILE + rows, head_dim))?;
+        // Some buffers have a part for each thread, and a block may run on more or on fewer threads than a token.
+        for cpu in [cpu.for_rows(1), cpu.for_rows(rows)] {
+            // A slot may have had a key more for every token of the block.
+            grow(&mut self.attention, cpu.attention_scratch(TILE + rows, head_dim))?;
+            if config.is_moe {
+                grow(&mut self.routing, cpu.router_scratch(keys, top))?;
+            }
+        }
         let widest = match cpu.activations() {
             Activations::F32 => checkpoint.weights.widest_int_input,
             Activations::Bf16 => hidden_size.max(intermediate_size).max(config.q_rows()),
         };
-        grow(&mut self.prepared, cpu.prepared_words(rows, widest))?;
-        if config.is_moe {
-            grow(&mut self.routing, cpu.router_scratch(keys, top))?;
-        }
-        Ok(())
+        grow(&mut self.prepared, cpu.prepared_words(rows, widest))
     }
 }
 

@@ -1,75 +1,28 @@
-//! A loaded model, and one sequence that runs through it.
+//! One sequence that runs through a model.
 
+mod batch;
 #[cfg(feature = "cuda")]
 mod on_device;
+pub(super) mod saved;
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+pub use batch::Batch;
 
 use super::{
-    forward::Forward,
+    forward::{first_non_finite, Forward, Rows},
     kv_state::{LayerState, StateShape},
-    observer::{Observer, Unobserved},
+    observer::{Cancel, Observer, Unobserved},
+    options::{SessionOptions, MAX_TOKENS},
     rope::Rope,
     scratch::Scratch,
-    Checkpoint, Config, Variant,
+    Checkpoint, Model,
 };
 use crate::{
+    logprobs::{Scores, TokenLogprob},
     ops::{Cpu, Routing},
     Error, Result,
 };
-
-/// A loaded checkpoint: immutable, shared, cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Model {
-    checkpoint: Arc<Checkpoint>,
-    /// The weights again, where sessions run.
-    #[cfg(feature = "cuda")]
-    device: Option<Arc<crate::cuda::DeviceWeights>>,
-}
-
-impl Model {
-    /// A model whose sessions run on the CPU.
-    pub fn new(checkpoint: Checkpoint) -> Self {
-        Model {
-            checkpoint: Arc::new(checkpoint),
-            #[cfg(feature = "cuda")]
-            device: None,
-        }
-    }
-
-    pub fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
-    }
-
-    pub fn config(&self) -> &Config {
-        &self.checkpoint.config
-    }
-
-    pub fn variant(&self) -> &Variant {
-        &self.checkpoint.variant
-    }
-}
-
-/// How a session runs. [`SessionOptions::default`] is what most people want.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionOptions {
-    /// Tokens the sequence may have. The state is bounded by `keep_window_size` however long it gets; this is a limit for
-    /// those who want one. Default: none but the 2³² places of a sequence.
-    pub ctx_size: usize,
-    /// Tokens of a prompt that go through the layers together. The results do not depend on it. Default: 256.
-    pub block: usize,
-    /// Default: [`Routing::PerToken`].
-    pub routing: Routing,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        SessionOptions { ctx_size: MAX_TOKENS, block: 256, routing: Routing::PerToken }
-    }
-}
-
-/// Places are 32 bits wide, and the last one means "never".
-const MAX_TOKENS: usize = u32::MAX as usize - 1;
 
 /// Rows of logits made together where all are wanted: enough to read the head's weights once for many, few enough for a
 /// vocabulary of 128256.
@@ -82,19 +35,39 @@ enum Logits {
     All,
 }
 
-/// One sequence: its state and its scratch. Independent of other sessions of the same model; may be sent to another thread.
+/// One sequence: its state and its scratch. `Send`, and independent of other sessions of the same model: each may run on a
+/// thread of its own; those that share a [`Cpu`] take turns with its threads.
+///
+/// Ids in, logits out:
+///
+/// ```
+/// # fn main() -> doge_engine::Result<()> {
+/// use doge_engine::{embedded, model::{LoadOptions, Model, Session, SessionOptions}, ops::Cpu};
+///
+/// let model = Model::new(embedded::checkpoint(&LoadOptions::default())?);
+/// let cpu = Cpu::detect()?;
+/// let mut session = Session::new(&model, &cpu, SessionOptions::default())?;
+/// let logits = session.feed(&[0, 597, 49, 41, 51, 18])?; // [vocab_size], after the last token
+/// let next = cpu.argmax(logits)? as u32;
+/// session.feed(&[next])?;
+/// assert_eq!(session.tokens(), 7);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Session {
     model: Model,
     cpu: Cpu,
     options: SessionOptions,
     rope: Rope,
     shape: StateShape,
-    layers: Vec<LayerState>,
+    pub(super) layers: Vec<LayerState>,
     scratch: Scratch,
     /// Tokens taken in so far.
     tokens: usize,
     /// Tokens for which the state has room.
     room: usize,
+    /// Are the first `vocab_size` of `scratch.logits` those of the last token?
+    has_logits: bool,
     /// Where the model is on a device: the state, instead of `layers`.
     #[cfg(feature = "cuda")]
     sequence: Option<crate::cuda::Sequence>,
@@ -104,7 +77,7 @@ impl Session {
     /// An empty sequence.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for a block of 0 tokens, [`Error::OutOfMemory`], [`Error::Device`].
+    /// [`Error::BadArgument`] for a block of 0 tokens; on a device [`Error::OutOfMemory`], [`Error::Device`]. Never panics.
     pub fn new(model: &Model, cpu: &Cpu, options: SessionOptions) -> Result<Self> {
         if options.block == 0 {
             return Err(Error::BadArgument { what: "block", why: "a block holds at least one token".into() });
@@ -125,6 +98,7 @@ impl Session {
             scratch: Scratch::default(),
             tokens: 0,
             room: 0,
+            has_logits: false,
             #[cfg(feature = "cuda")]
             sequence: on_device::sequence(model, cpu, options)?,
             model: model.clone(),
@@ -134,6 +108,7 @@ impl Session {
         })
     }
 
+    /// What it runs through.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -172,11 +147,33 @@ impl Session {
         self.layers.iter().map(|layer| layer.bytes_per_token(self.tokens)).sum()
     }
 
-    /// A sequence of its own that goes on where this one stands.
+    /// A sequence of its own that goes on where this one stands, with room for as much, and the same [`Session::logits`].
     ///
     /// # Errors
-    /// On a device: [`Error::OutOfMemory`], [`Error::Device`].
+    /// [`Error::OutOfMemory`]; on a device [`Error::Device`]. Never panics.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// # use doge_engine::{embedded, model::{LoadOptions, Model, Session, SessionOptions}, ops::Cpu};
+    /// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
+    /// let mut prompt = Session::new(&model, &cpu, SessionOptions::default())?;
+    /// prompt.feed(&[0, 597, 49])?;
+    /// let mut other = prompt.fork()?; // the prompt need not be fed again
+    /// assert_eq!(prompt.feed(&[41])?, other.feed(&[41])?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn fork(&self) -> Result<Session> {
+        let room = self.room.max(self.tokens);
+        let mut scratch = Scratch::default();
+        if let Some(logits) = self.logits() {
+            scratch.reserve(0, 1, self.model.checkpoint(), &self.cpu)?;
+            scratch.logits[..logits.len()].copy_from_slice(logits);
+        }
+        let layers: Vec<LayerState> = match self.model.is_on_device() {
+            true => self.layers.clone(), // empty
+            false => self.layers.iter().map(|layer| layer.fork(room)).collect::<Result<_>>()?,
+        };
         Ok(Session {
             #[cfg(feature = "cuda")]
             sequence: self.sequence.as_ref().map(crate::cuda::Sequence::fork).transpose()?,
@@ -185,10 +182,11 @@ impl Session {
             options: self.options,
             rope: self.rope.clone(),
             shape: self.shape,
-            layers: self.layers.clone(),
-            scratch: Scratch::default(),
+            layers,
+            scratch,
             tokens: self.tokens,
-            room: 0, // a clone has not the capacity that was reserved
+            room,
+            has_logits: self.has_logits,
         })
     }
 
@@ -196,14 +194,12 @@ impl Session {
     /// will need; without it a session grows by itself, by doubling.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`]; on a device [`Error::Device`]. Never panics.
     pub fn reserve(&mut self, more: usize) -> Result<()> {
         let wanted = self.tokens.saturating_add(more).min(self.options.ctx_size);
         #[cfg(feature = "cuda")]
-        if let Some(sequence) = &mut self.sequence {
-            sequence.reserve(wanted)?;
-            self.room = self.room.max(wanted);
-            return Ok(());
+        if self.sequence.is_some() {
+            return self.reserve_on_device(wanted);
         }
         if wanted > self.room {
             self.layers.iter_mut().try_for_each(|layer| layer.reserve(wanted))?;
@@ -218,67 +214,138 @@ impl Session {
     ///
     /// # Errors
     /// Before anything is changed: [`Error::TokenOutOfRange`], [`Error::ContextFull`], [`Error::OutOfMemory`],
-    /// [`Error::BadArgument`] if `ids` is empty. Afterwards: [`Error::NonFinite`] if the logits are not finite.
+    /// [`Error::BadArgument`] if `ids` is empty. On the way: [`Error::NonFinite`]; the session holds the blocks before the
+    /// one in which it happened, as if only they had been fed, and [`Session::logits`] has nothing. Never panics.
+    ///
+    /// On a device also [`Error::UnsupportedOnDevice`] and [`Error::Device`]; there only logits are looked at for
+    /// [`Error::NonFinite`], and the session then holds the block in which it happened.
     pub fn feed(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.call(ids, Logits::Last, &mut Unobserved)?;
-        Ok(self.logits())
+        self.call(ids, Logits::Last, &mut Unobserved)
     }
 
-    /// As [`Session::feed`], and shows `observer` everything on the way, the logits of every token among it.
+    /// As [`Session::feed`], and looks at `cancel` before each layer: if it is set, from another thread or a signal
+    /// handler, the call ends. The session holds the blocks that were through by then, as if only they had been fed; to go
+    /// on, feed what comes after [`Session::tokens`]. On a device, `cancel` is looked at before each block.
     ///
     /// # Errors
-    /// As [`Session::feed`].
+    /// [`Error::Cancelled`], and as [`Session::feed`]. Never panics.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// # use doge_engine::{embedded, model::{LoadOptions, Model, Session, SessionOptions}, ops::Cpu};
+    /// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
+    /// # let mut session = Session::new(&model, &cpu, SessionOptions::default())?;
+    /// use doge_engine::Error;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    ///
+    /// let cancel = AtomicBool::new(true);
+    /// assert!(matches!(session.feed_until(&[0, 597], &cancel), Err(Error::Cancelled { tokens: 0 })));
+    /// cancel.store(false, Ordering::Relaxed);
+    /// session.feed_until(&[0, 597], &cancel)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn feed_until(&mut self, ids: &[u32], cancel: &AtomicBool) -> Result<&[f32]> {
+        self.call(ids, Logits::Last, &mut Cancel(cancel))
+    }
+
+    /// As [`Session::feed`], and shows `observer` everything on the way: hidden states, mask values, experts, the logits of
+    /// every token. What it saw of a block that failed or was cancelled is void.
+    ///
+    /// # Errors
+    /// As [`Session::feed`]; [`Error::Cancelled`] if the observer [cancels](Observer::cancels). Never panics.
     pub fn feed_observed(&mut self, ids: &[u32], observer: &mut dyn Observer) -> Result<&[f32]> {
-        self.call(ids, Logits::All, observer)?;
-        Ok(self.logits())
+        self.call(ids, Logits::All, observer)
     }
 
-    /// The logits of the last token of the last call.
-    fn logits(&self) -> &[f32] {
-        &self.scratch.logits[..self.model.config().vocab_size]
+    /// As [`Session::feed`], and tells how likely each of the tokens was, and what the `top` likeliest in its place were.
+    /// One entry for each token; `None` for the first one of a sequence, which nothing predicts (and wherever
+    /// [`Session::logits`] had nothing before).
+    ///
+    /// # Errors
+    /// As [`Session::feed`]. Never panics.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// # use doge_engine::{embedded, model::{LoadOptions, Model, Session, SessionOptions}, ops::Cpu};
+    /// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
+    /// let mut session = Session::new(&model, &cpu, SessionOptions::default())?;
+    /// let scores = session.score(&[0, 597, 49], 2)?;
+    /// assert!(scores[0].is_none());
+    /// let second = scores[1].as_ref().expect("the first token predicts it");
+    /// assert!(second.id == 597 && second.logprob < 0.0 && second.top[0].logprob >= second.logprob);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn score(&mut self, ids: &[u32], top: usize) -> Result<Vec<Option<TokenLogprob>>> {
+        let mut scores = Scores::new(self.tokens, ids, top);
+        if let Some(logits) = self.logits() {
+            scores.of_first(logits);
+        }
+        self.call(ids, Logits::All, &mut scores)?;
+        Ok(scores.finish())
     }
 
-    fn call(&mut self, ids: &[u32], wanted: Logits, observer: &mut dyn Observer) -> Result<()> {
-        let after = self.check(ids)?;
+    /// The logits `[vocab_size]` after the last token; `None` for an empty sequence, after a call that failed on the way, and
+    /// after a run of steps on a device.
+    pub fn logits(&self) -> Option<&[f32]> {
+        self.has_logits.then(|| &self.scratch.logits[..self.model.config().vocab_size])
+    }
+
+    fn call(&mut self, ids: &[u32], wanted: Logits, observer: &mut dyn Observer) -> Result<&[f32]> {
+        self.check(ids)?;
         #[cfg(feature = "cuda")]
         if self.sequence.is_some() {
-            return self.call_on_device(ids, (wanted == Logits::All).then_some(observer));
+            self.call_on_device(ids, wanted == Logits::All, observer)?;
+            return Ok(self.logits().unwrap_or_default());
         }
-        self.admit(ids.len(), after, wanted)?;
-        let model = self.model.clone();
-        let Checkpoint { config, variant, weights, .. } = model.checkpoint();
-        let forward = Forward { cpu: &self.cpu, config, variant, weights, routing: self.options.routing };
-        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-        self.rope.begin_call(self.tokens + ids.len());
+        self.admit(ids.len(), wanted)?;
+        let (before, longest) = (self.tokens, self.rope.longest());
+        self.has_logits = false;
+        self.rope.begin_call(before + ids.len());
         let mut left = ids;
         while !left.is_empty() {
             let (block, rest) = left.split_at(self.block_of(ids.len()).min(left.len()));
-            let (n, place, s) = (block.len(), self.tokens, &mut self.scratch);
-            let table = n * config.head_dim / 2;
-            self.rope.tables(place, &mut s.cos[..table], &mut s.sin[..table]);
-            forward.block(block, place, &mut self.layers, s, observer)?;
-            self.tokens += n;
             let first = match wanted {
                 Logits::All => 0,
-                Logits::Last if rest.is_empty() => n - 1,
-                Logits::Last => n,
+                Logits::Last if rest.is_empty() => block.len() - 1,
+                Logits::Last => block.len(),
             };
-            for row in (first..n).step_by(HEAD_ROWS) {
-                let end = n.min(row + HEAD_ROWS);
-                let logits = &mut s.logits[..(end - row) * vocab]; // [end - row, V]
-                forward.head(logits, &s.h[row * hidden..end * hidden], &mut s.prepared)?;
-                logits.chunks_exact(vocab).enumerate().for_each(|(i, logits)| observer.logits(place + row + i, logits));
-                logits.copy_within((end - row - 1) * vocab.., 0); // the last row is what `feed` returns
+            if let Err(error) = self.block(block, first, observer) {
+                self.layers.iter_mut().for_each(|layer| layer.take_back(self.tokens as u32));
+                if self.tokens == before {
+                    self.rope.recall(longest);
+                }
+                return Err(error);
             }
+            self.tokens += block.len();
             left = rest;
         }
-        self.expect_finite()
+        self.has_logits = true;
+        Ok(&self.scratch.logits[..self.model.config().vocab_size])
     }
 
-    fn expect_finite(&self) -> Result<()> {
-        // Not `all`: without an early exit the compiler checks many at once.
-        if !self.logits().iter().fold(true, |finite, x| finite & x.is_finite()) {
-            return Err(Error::NonFinite { place: format!("the logits of token {}", self.tokens - 1) });
+    /// Sends a block through the layers, and its rows from `first` on through the head. The logits of the last one stay.
+    fn block(&mut self, ids: &[u32], first: usize, observer: &mut dyn Observer) -> Result<()> {
+        let Checkpoint { config, variant, weights, .. } = self.model.checkpoint();
+        let cpu = &self.cpu.for_rows(ids.len());
+        let forward = Forward { cpu, config, variant, weights, routing: self.options.routing };
+        let (n, place, s, hidden, vocab) = (ids.len(), self.tokens, &mut self.scratch, config.hidden_size, config.vocab_size);
+        let table = n * config.head_dim / 2;
+        self.rope.tables(place, &mut s.cos[..table], &mut s.sin[..table]);
+        forward.block(ids, &mut Rows::Sequence { place, layers: &mut self.layers }, s, observer)?;
+        for row in (first..n).step_by(HEAD_ROWS) {
+            if observer.cancels() {
+                return Err(Error::Cancelled { tokens: place });
+            }
+            let end = n.min(row + HEAD_ROWS);
+            let logits = &mut s.logits[..(end - row) * vocab]; // [end - row, V]
+            forward.head(logits, &s.h[row * hidden..end * hidden], &mut s.prepared)?;
+            if let Some(r) = first_non_finite(logits, vocab) {
+                return Err(Error::NonFinite { layer: None, step: place + row + r });
+            }
+            logits.chunks_exact(vocab).enumerate().for_each(|(i, logits)| observer.logits(place + row + i, logits));
+            logits.copy_within((end - row - 1) * vocab.., 0); // the last row is what `feed` returns
         }
         Ok(())
     }
@@ -292,8 +359,7 @@ impl Session {
         }
     }
 
-    /// Checks a call; the tokens after it.
-    fn check(&self, ids: &[u32]) -> Result<usize> {
+    fn check(&self, ids: &[u32]) -> Result<()> {
         let (config, limit) = (self.model.config(), self.options.ctx_size);
         if ids.is_empty() {
             return Err(Error::BadArgument { what: "ids", why: "a call needs at least one token".into() });
@@ -301,12 +367,14 @@ impl Session {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocab_size) {
             return Err(Error::TokenOutOfRange { id, vocab_size: config.vocab_size });
         }
-        self.tokens.checked_add(ids.len()).filter(|&after| after <= limit).ok_or(Error::ContextFull { limit })
+        match self.tokens.checked_add(ids.len()) {
+            Some(after) if after <= limit => Ok(()),
+            _ => Err(Error::ContextFull { limit }),
+        }
     }
 
     /// Makes room for a call of `n` tokens.
-    fn admit(&mut self, n: usize, after: usize, wanted: Logits) -> Result<()> {
-        let model = self.model.clone();
+    fn admit(&mut self, n: usize, wanted: Logits) -> Result<()> {
         let rows = self.block_of(n).min(n);
         if rows > self.shape.block {
             self.shape.block = rows;
@@ -314,9 +382,14 @@ impl Session {
             self.room = 0;
         }
         let logits = if wanted == Logits::All { rows.min(HEAD_ROWS) } else { 1 };
-        self.scratch.reserve(rows, logits, model.checkpoint(), &self.cpu)?;
-        if after > self.room {
-            self.reserve(n.max(self.tokens))?;
+        self.scratch.reserve(rows, logits, self.model.checkpoint(), &self.cpu)?;
+        self.make_room(n)
+    }
+
+    /// Room for `more` tokens, by doubling.
+    fn make_room(&mut self, more: usize) -> Result<()> {
+        if self.tokens + more > self.room {
+            self.reserve(more.max(self.tokens))?;
         }
         Ok(())
     }

@@ -52,9 +52,24 @@ pub struct LayerWeights {
 
 impl LayerWeights {
     /// The weights of the layer's linear layers, but for those that are always f32.
-    fn linears(&self) -> [&Tensor; 7] {
+    pub(super) fn linears(&self) -> [&Tensor; 7] {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
             .map(|l| &l.weight)
+    }
+
+    /// All matrices.
+    fn matrices(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let linears = [
+            &mut self.q_proj,
+            &mut self.k_proj,
+            &mut self.v_proj,
+            &mut self.o_proj,
+            &mut self.gate_proj,
+            &mut self.up_proj,
+            &mut self.down_proj,
+        ];
+        let experts = self.experts.iter_mut().flat_map(|e| [&mut e.router_gate, &mut e.down_embed, &mut e.up_embed]);
+        linears.map(|l| &mut l.weight).into_iter().chain(experts)
     }
 }
 
@@ -68,6 +83,10 @@ pub struct Weights {
     /// `in_features` of the widest linear layer whose weights are of an integer format; 0 if there is none.
     pub widest_int_input: usize,
 }
+
+/// Matrices that were converted or made are gathered in pieces of memory of at least this size: many huge pages, and little
+/// that is held twice meanwhile.
+const GATHERED_BYTES: usize = 64 << 20;
 
 /// Where tensors come from: a checkpoint, or a generator.
 pub(crate) trait Source {
@@ -149,10 +168,22 @@ impl Weights {
             embed_tokens: global.matrix(&schema::EMBED_TOKENS)?,
             norm: global.vector(&schema::NORM)?,
             lm_head: (!variant.tied).then(|| global.matrix(&schema::LM_HEAD)).transpose()?,
-            // Collected one by one: a config that claims more layers than there are fails before it costs memory.
-            layers: (0..config.num_hidden_layers).map(|i| place(Some(i)).layer()).collect::<Result<_>>()?,
+            layers: Vec::new(),
             widest_int_input: 0,
         };
+        Tensor::gather(&mut [&mut weights.embed_tokens].into_iter().chain(&mut weights.lm_head).collect::<Vec<_>>())?;
+        let (mut gathered, mut owned) = (0, 0);
+        // One by one: a config that claims more layers than there are fails before it costs memory.
+        for i in 0..config.num_hidden_layers {
+            let mut layer = place(Some(i)).layer()?;
+            owned += layer.matrices().map(|m| m.owned_bytes()).sum::<usize>();
+            weights.layers.push(layer);
+            if owned >= GATHERED_BYTES || i + 1 == config.num_hidden_layers {
+                let matrices = weights.layers[gathered..].iter_mut().flat_map(LayerWeights::matrices);
+                Tensor::gather(&mut matrices.collect::<Vec<_>>())?;
+                (gathered, owned) = (i + 1, 0);
+            }
+        }
         let linears = weights.layers.iter().flat_map(LayerWeights::linears).chain([weights.head()]);
         weights.widest_int_input = linears.filter(|w| w.dtype().is_int()).map(Tensor::cols).max().unwrap_or(0);
         Ok(weights)

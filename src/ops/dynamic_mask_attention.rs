@@ -1,6 +1,6 @@
 use std::sync::{Mutex, PoisonError};
 
-use super::{expect_len, kernel, rows_of, Cpu, SharedMut};
+use super::{expect_len, kernel, product, rows_of, Cpu, SharedMut};
 use crate::{ffi, Error, Result};
 
 /// The keys of one mask head and where their K and V rows are.
@@ -18,6 +18,20 @@ pub struct AttentionHead<'a> {
     pub seen: Option<(&'a [u32], &'a [u32])>,
     /// `[tiles + 1]`: keys `tile_begin[i]..tile_begin[i + 1]` are summed together; it ends with n.
     pub tile_begin: &'a [u32],
+}
+
+impl AttentionHead<'_> {
+    /// Are the keys the same ones, in the same order, whatever their mask values?
+    fn has_keys_of(&self, other: &Self) -> bool {
+        let same = |a: &[f32], b: &[f32]| std::ptr::eq(a, b);
+        same(self.k, other.k)
+            && same(self.v, other.v)
+            && self.mask.len() == other.mask.len()
+            && self.seen.is_none()
+            && other.seen.is_none()
+            && self.row == other.row
+            && self.tile_begin == other.tile_begin
+    }
 }
 
 /// Sizes of an attention call.
@@ -41,7 +55,7 @@ const ROWS: usize = ffi::DOGE_ATTENTION_ROWS as usize;
 impl Cpu {
     /// Floats of scratch that [`Cpu::dynamic_mask_attention`] needs for tiles of at most `tile` keys.
     pub fn attention_scratch(&self, tile: usize, head_dim: usize) -> usize {
-        self.threads() * attention_scratch(tile, head_dim)
+        self.threads().saturating_mul(attention_scratch(tile, head_dim))
     }
 
     /// Dynamic mask attention of a block of queries (spec 4.4): for each query and attention head,
@@ -60,53 +74,80 @@ impl Cpu {
         scratch: &mut [f32],
     ) -> Result<()> {
         let AttentionShape { n_queries, mask_heads, heads_per_mask, head_dim, .. } = shape;
-        let row = mask_heads * heads_per_mask * head_dim;
-        expect_len("attention: q", q.len(), n_queries * row)?;
-        expect_len("attention: out", out.len(), n_queries * row)?;
+        let row = product("attention: q", &[mask_heads, heads_per_mask, head_dim])?;
+        let all = product("attention: q", &[n_queries, row])?;
+        expect_len("attention: q", q.len(), all)?;
+        expect_len("attention: out", out.len(), all)?;
+        if all == 0 {
+            return Ok(()); // no query, no head, or heads of nothing
+        }
         let scratch_of_one = scratch.len() / self.threads();
-        // A block of queries is shared out in groups that fill one pass; a single query by attention heads.
+        // A block of queries is shared out in groups that fill one pass; a single query by the mask heads that share k and v,
+        // together, or by attention heads if those are too few for the threads.
         let queries_step = (ROWS / heads_per_mask.max(1)).max(1).min(n_queries.max(1));
-        let heads_step = if n_queries == 1 { 1 } else { heads_per_mask };
-        let (query_groups, head_groups) = (n_queries.div_ceil(queries_step), heads_per_mask.div_ceil(heads_step.max(1)));
+        let single = n_queries == 1;
+        let shared = (1..mask_heads).take_while(|&m| head(m).k.as_ptr() == head(0).k.as_ptr()).count() + 1;
+        let masks_step = if single && mask_heads / shared >= self.threads() { shared } else { 1 };
+        let heads_step = if single && mask_heads < self.threads() { 1 } else { heads_per_mask.clamp(1, ROWS) };
+        let (query_groups, head_groups) = (n_queries.div_ceil(queries_step), heads_per_mask.div_ceil(heads_step));
+        let mask_groups = mask_heads.div_ceil(masks_step);
         let attention = kernel!(self.dynamic_mask_attention);
         let (out, scratch) = (SharedMut::new(out), SharedMut::new(scratch));
         let refused = Mutex::new(None);
-        self.pool.run(mask_heads * head_groups * query_groups, |chunk, thread| {
-            let (group, m) = (chunk / mask_heads, chunk % mask_heads);
+        self.pool.run(mask_groups * head_groups * query_groups, |chunk, thread| {
+            let (group, first) = (chunk / mask_groups, chunk % mask_groups * masks_step);
             let (first_query, first_head) = (group / head_groups * queries_step, group % head_groups * heads_step);
-            let keys = head(m);
-            if let Err(error) = check(&keys, head_dim, scratch_of_one) {
-                *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                return;
-            }
-            let at = first_query * row + (m * heads_per_mask + first_head) * head_dim;
-            let (seen_from, seen_until) =
-                keys.seen.map_or((std::ptr::null(), std::ptr::null()), |(a, b)| (a.as_ptr(), b.as_ptr()));
-            // SAFETY: the key list is consistent, its rows lie in k and v and its longest tile fits the scratch (`check`);
-            // the queries and heads of this chunk lie in q and out (checked), and no other chunk has them; each thread
-            // has scratch_of_one floats of its own.
-            unsafe {
-                attention(&ffi::DogeAttentionArgs {
-                    out: out.ptr().add(at), // [n_queries][row], heads first_head.. of mask head m
-                    q: q.as_ptr().add(at),
-                    k: keys.k.as_ptr(),
-                    v: keys.v.as_ptr(),
-                    row: keys.row.as_ptr(),
-                    mask: keys.mask.as_ptr(),
-                    seen_from,
-                    seen_until,
-                    tile_begin: keys.tile_begin.as_ptr(),
-                    scratch: scratch.ptr().add(thread * scratch_of_one),
-                    n_tiles: keys.tile_begin.len() - 1,
-                    n_queries: queries_step.min(n_queries - first_query),
-                    n_heads: heads_step.min(heads_per_mask - first_head),
-                    head_dim,
-                    q_stride: row,
-                    out_stride: row,
-                    kv_stride: head_dim,
-                    place0: shape.place0.saturating_add(first_query as u32),
-                    scale: shape.scale,
-                })
+            let end = (first + masks_step).min(mask_heads);
+            let mut m = first;
+            while m < end {
+                let keys = head(m);
+                if let Err(error) = check(&keys, head_dim, scratch_of_one) {
+                    *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    return;
+                }
+                // Heads of one mask head, or mask heads of one attention head each that have kept the same keys: until the
+                // first key is dropped, all that share k and v have.
+                let mut masks = [keys.mask.as_ptr(); ROWS];
+                let mut n_heads = heads_step.min(heads_per_mask - first_head);
+                let mut next = m + 1;
+                while single && heads_per_mask == 1 && next < end && n_heads < ROWS {
+                    let other = head(next);
+                    if !keys.has_keys_of(&other) {
+                        break;
+                    }
+                    masks[n_heads] = other.mask.as_ptr();
+                    (n_heads, next) = (n_heads + 1, next + 1);
+                }
+                let at = first_query * row + (m * heads_per_mask + first_head) * head_dim;
+                let (seen_from, seen_until) =
+                    keys.seen.map_or((std::ptr::null(), std::ptr::null()), |(a, b)| (a.as_ptr(), b.as_ptr()));
+                // SAFETY: the key list is consistent, its rows lie in k and v and its longest tile fits the scratch (`check`),
+                // and each of the n_heads masks is as long (`has_keys_of`); the queries and heads of this chunk lie in q
+                // and out (checked), and no other chunk has them; each thread has scratch_of_one floats of its own.
+                unsafe {
+                    attention(&ffi::DogeAttentionArgs {
+                        out: out.ptr().add(at), // [n_queries][row], heads first_head.. of mask head m
+                        q: q.as_ptr().add(at),
+                        k: keys.k.as_ptr(),
+                        v: keys.v.as_ptr(),
+                        row: keys.row.as_ptr(),
+                        mask: masks.as_ptr(),
+                        seen_from,
+                        seen_until,
+                        tile_begin: keys.tile_begin.as_ptr(),
+                        scratch: scratch.ptr().add(thread * scratch_of_one),
+                        n_tiles: keys.tile_begin.len() - 1,
+                        n_queries: queries_step.min(n_queries - first_query),
+                        n_heads,
+                        head_dim,
+                        q_stride: row,
+                        out_stride: row,
+                        kv_stride: head_dim,
+                        place0: shape.place0.saturating_add(first_query as u32),
+                        scale: shape.scale,
+                    })
+                }
+                m = next;
             }
         });
         refused.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
@@ -115,7 +156,7 @@ impl Cpu {
 
 /// DOGE_ATTENTION_SCRATCH of the contract: a macro with arguments is the one thing bindgen leaves out.
 const fn attention_scratch(tile: usize, head_dim: usize) -> usize {
-    ROWS * (tile + 2 * head_dim + 4)
+    ROWS.saturating_mul(tile.saturating_add(head_dim.saturating_mul(2)).saturating_add(4))
 }
 
 /// Everything the kernel takes for granted of a key list.

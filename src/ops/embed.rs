@@ -1,4 +1,4 @@
-use super::{expect_layout, expect_len, kernel, Cpu, SharedMut};
+use super::{expect_layout, expect_len, kernel, product, Cpu, SharedMut};
 use crate::{Error, Layout, Matrix, Result};
 
 impl Cpu {
@@ -9,7 +9,7 @@ impl Cpu {
     /// format that is not in [`Layout::Tiles`].
     pub fn embed(&self, out: &mut [f32], table: Matrix<'_>, ids: &[u32]) -> Result<()> {
         let n = table.cols();
-        expect_len("embed: out", out.len(), ids.len() * n)?;
+        expect_len("embed: out", out.len(), product("embed: out", &[ids.len(), n])?)?;
         expect_layout("embed: table", &table, Layout::Tiles)?;
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= table.rows()) {
             return Err(Error::TokenOutOfRange { id, vocab_size: table.rows() });

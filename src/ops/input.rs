@@ -97,8 +97,8 @@ impl Cpu {
         };
         // Bytes from row to row.
         let (row_kernel, stride) = match is_int {
-            true => (kernel!(self.quantize_row), 4 * quantized_row_words(cols)),
-            false => (kernel!(self.round_row), 2 * cols),
+            true => (kernel!(self.quantize_row), quantized_row_words(cols).saturating_mul(4)),
+            false => (kernel!(self.round_row), cols.saturating_mul(2)),
         };
         let out = SharedMut::new(scratch);
         self.over_rows(rows, cols, |begin, end| {

@@ -1,5 +1,7 @@
+use std::ops::Range;
+
 use super::{expect_len, input::Prepared, kernel, rows_of, Cpu, Input, SharedMut};
-use crate::{ffi, stride_bytes, Dtype, Error, Layout, Matrix, Result};
+use crate::{ffi, matrix_bytes, Dtype, Error, Layout, Matrix, Result};
 
 /// One linear layer of several that read the same input.
 pub struct Projection<'a> {
@@ -11,12 +13,15 @@ pub struct Projection<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// Bytes of weights that one chunk of work reads: enough to hide the claim of a chunk, few enough to share them evenly.
-const CHUNK_BYTES: usize = 64 << 10;
-/// The same of integer formats, whose tiles are read in several long streams.
-const CHUNK_INT_BYTES: usize = 512 << 10;
-/// Outputs of a chunk are a multiple of this, so that only the last chunk of a matrix has an odd tile.
-const CHUNK_OUTPUTS: usize = 16;
+/// Outputs of a chunk are a multiple of this: the rows of a tile, and of a cut that leaves no odd rows but at the end.
+const UNIT: usize = crate::tensor::TILE;
+/// Bytes of weights that are worth a chunk of their own where one row of x meets them: shorter streams would spend their
+/// time on starting up.
+const STREAMED_BYTES: usize = 64 << 10;
+/// The same where many rows of x meet the weights: few, to share them evenly.
+const BLOCK_BYTES: usize = 64 << 10;
+/// The same of integer formats, whose blocks of x are packed anew by each chunk.
+const BLOCK_INT_BYTES: usize = 512 << 10;
 
 impl Cpu {
     /// `out[r] = weight · x[r] (+ bias)` for each row (spec 4.2). `x` is `[rows, in_features]`, `out` `[rows, out_features]`.
@@ -36,11 +41,11 @@ impl Cpu {
     pub fn projections<'x, const N: usize>(&self, projections: &mut [Projection<'_>; N], x: impl Into<Input<'x>>) -> Result<()> {
         let x = x.into();
         let mut tasks = [const { None }; N];
-        let mut chunks = 0;
+        let (mut units, mut chunk_units) = (0, 1);
         for (task, p) in tasks.iter_mut().zip(projections) {
             let (outputs, cols) = (p.weight.rows(), p.weight.cols());
             let rows = rows_of("linear: x", x.x.len(), cols)?;
-            expect_len("linear: out", p.out.len(), rows * outputs)?;
+            expect_len("linear: out", p.out.len(), rows.saturating_mul(outputs))?;
             if let Some(bias) = p.bias {
                 expect_len("linear: bias", bias.len(), outputs)?;
             }
@@ -49,11 +54,13 @@ impl Cpu {
                 let why = format!("{dtype} weights in {layout:?}");
                 return Err(Error::BadArgument { what: "linear: weight", why });
             }
-            let rows_per_stride = if layout == Layout::Tiles { CHUNK_OUTPUTS } else { 1 };
-            let stride = stride_bytes(dtype, layout, cols).unwrap_or(usize::MAX);
-            let chunk_bytes = if layout == Layout::Tiles { CHUNK_INT_BYTES } else { CHUNK_BYTES };
-            let wanted = chunk_bytes * rows_per_stride / stride.max(1);
-            let step = wanted.min(outputs.div_ceil(2 * self.threads())).next_multiple_of(CHUNK_OUTPUTS).max(CHUNK_OUTPUTS);
+            let unit_bytes = matrix_bytes(dtype, layout, UNIT, cols).unwrap_or(usize::MAX).max(1);
+            let chunk_bytes = match rows {
+                0 | 1 => STREAMED_BYTES,
+                _ if dtype.is_int() => BLOCK_INT_BYTES,
+                _ => BLOCK_BYTES,
+            };
+            chunk_units = chunk_units.max(chunk_bytes / unit_bytes);
             *task = Some(Task {
                 out: SharedMut::new(p.out),
                 weight: p.weight,
@@ -61,15 +68,20 @@ impl Cpu {
                 rounded: matches!(x.prepared, Prepared::Rounded { .. }) && dtype == Dtype::Bf16,
                 bias: SharedMut(p.bias.map_or(std::ptr::null_mut(), |b| b.as_ptr().cast_mut())),
                 rows,
-                step,
-                first_chunk: chunks,
+                first_unit: units,
             });
-            chunks += outputs.div_ceil(step);
+            units += if rows == 0 { 0 } else { outputs.div_ceil(UNIT) };
         }
-        self.pool.run(chunks, |chunk, _| {
-            let Some(task) = tasks.iter().flatten().rev().find(|t| t.first_chunk <= chunk) else { return };
-            let begin = (chunk - task.first_chunk) * task.step;
-            self.linear_chunk(task, begin, (begin + task.step).min(task.weight.rows()));
+        let cuts = Cuts { units, threads: self.threads(), least: chunk_units };
+        self.pool.run(cuts.count(), |chunk, _| {
+            let cut = cuts.chunk(chunk);
+            for task in tasks.iter().flatten() {
+                let (first, outputs) = (task.first_unit, task.weight.rows());
+                let (begin, end) = (cut.start.max(first) - first, cut.end.max(first) - first);
+                if begin * UNIT < outputs && begin < end {
+                    self.linear_chunk(task, begin * UNIT, (end * UNIT).min(outputs));
+                }
+            }
         });
         Ok(())
     }
@@ -121,7 +133,59 @@ struct Task<'a> {
     /// Only read; NULL if there is none.
     bias: SharedMut<f32>,
     rows: usize,
-    /// Outputs of a chunk.
-    step: usize,
-    first_chunk: usize,
+    /// Where its outputs begin in the line of all tasks, in [`UNIT`]s.
+    first_unit: usize,
+}
+
+/// A line of units cut into chunks, a round of one chunk for each thread after another: half of what is left, so that
+/// streams are long, and the last rounds short, so that a slow core holds nobody up.
+struct Cuts {
+    units: usize,
+    threads: usize,
+    /// Units of the shortest chunk but the last.
+    least: usize,
+}
+
+impl Cuts {
+    /// The rounds: the place each begins at and the length of its chunks.
+    fn rounds(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let length = move |begin: usize| {
+            let share = (self.units - begin).div_ceil(self.threads);
+            (begin, if share <= 2 * self.least { share } else { share / 2 })
+        };
+        let next = move |&(begin, length_of): &(usize, usize)| Some(begin + self.threads * length_of);
+        std::iter::successors(Some(length(0)), move |round| next(round).filter(|&begin| begin < self.units).map(length))
+    }
+
+    fn count(&self) -> usize {
+        self.rounds().map(|(begin, length)| (self.units - begin).div_ceil(length.max(1)).min(self.threads)).sum()
+    }
+
+    fn chunk(&self, i: usize) -> Range<usize> {
+        let Some((begin, length)) = self.rounds().nth(i / self.threads) else { return 0..0 };
+        let begin = begin + i % self.threads * length;
+        begin.min(self.units)..(begin + length).min(self.units)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cuts;
+
+    /// Every unit in exactly one chunk, in order, none of them empty.
+    #[test]
+    fn cuts_cover_the_line() {
+        for (threads, least) in [(1, 1), (2, 4), (3, 2), (8, 1), (16, 64)] {
+            for units in 0..400 {
+                let cuts = Cuts { units, threads, least };
+                let mut end = 0;
+                for i in 0..cuts.count() {
+                    let cut = cuts.chunk(i);
+                    assert!(cut.start == end && cut.end > cut.start, "{units} units, {threads} threads: chunk {i} is {cut:?}");
+                    end = cut.end;
+                }
+                assert_eq!(end, units, "{threads} threads");
+            }
+        }
+    }
 }

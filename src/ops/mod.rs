@@ -3,6 +3,20 @@
 //! A [`Cpu`] is the kernels of one ISA level and the threads to run them on. Each method takes any number of rows and
 //! shares the work among the threads; the bits of a result depend on neither. A wrong length is a
 //! [`Error::BadArgument`] that names the argument.
+//!
+//! No model is needed to run one:
+//!
+//! ```
+//! # fn main() -> doge_engine::Result<()> {
+//! use doge_engine::ops::Cpu;
+//!
+//! let (x, weight) = ([3.0, -3.0, 3.0, -3.0], [1.0, 1.0, 2.0, 2.0]);
+//! let mut out = [0.0; 4];
+//! Cpu::detect()?.rms_norm(&mut out, &x, &weight, 0.0)?;
+//! assert_eq!(out, [1.0, -1.0, 2.0, -2.0]);
+//! # Ok(())
+//! # }
+//! ```
 
 mod argmax;
 mod dynamic_mask_attention;
@@ -32,6 +46,8 @@ use crate::{pool::Pool, Error, Kernels, Layout, Matrix, Result};
 pub struct Cpu {
     kernels: Kernels,
     pool: Arc<Pool>,
+    /// Where blocks of several rows run, if not on `pool`.
+    block_pool: Option<Arc<Pool>>,
     activations: Activations,
 }
 
@@ -47,8 +63,41 @@ pub enum Activations {
 }
 
 impl Cpu {
+    /// The highest ISA level there is, on as many threads as this process may use; `DOGE_ISA` lowers the level.
+    ///
+    /// # Errors
+    /// As [`Kernels::detect`] and [`Pool::new`]. Never panics.
+    pub fn detect() -> Result<Self> {
+        Ok(Cpu::new(Kernels::detect()?, Arc::new(Pool::new(Pool::default_threads())?)))
+    }
+
+    /// These kernels on these threads, which may be shared with others.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::{ops::Cpu, pool::Pool, Kernels};
+    /// use std::sync::Arc;
+    ///
+    /// let pool = Arc::new(Pool::new(2)?);
+    /// let (one, other) = (Cpu::new(Kernels::detect()?, pool.clone()), Cpu::new(Kernels::detect()?, pool));
+    /// assert_eq!((one.threads(), other.threads()), (2, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(kernels: Kernels, pool: Arc<Pool>) -> Self {
-        Cpu { kernels, pool, activations: Activations::F32 }
+        Cpu { kernels, pool, block_pool: None, activations: Activations::F32 }
+    }
+
+    /// The same kernels with other threads for blocks of several tokens. A prompt is bound by arithmetic and gains from
+    /// every thread; a single token is bound by memory, which fewer threads may read as fast.
+    pub fn with_block_pool(self, pool: Arc<Pool>) -> Self {
+        Cpu { block_pool: Some(pool), ..self }
+    }
+
+    /// This, with the threads that `rows` tokens at once are to run on as its only ones.
+    pub fn for_rows(&self, rows: usize) -> Cpu {
+        let pool = self.block_pool.as_ref().filter(|_| rows > 1).unwrap_or(&self.pool);
+        Cpu { pool: pool.clone(), block_pool: None, ..*self }
     }
 
     /// The same kernels and threads with another form of activations.
@@ -56,14 +105,17 @@ impl Cpu {
         Cpu { activations, ..self }
     }
 
+    /// The form in which bf16 weights meet their input.
     pub fn activations(&self) -> Activations {
         self.activations
     }
 
+    /// The level that runs.
     pub fn kernels(&self) -> Kernels {
         self.kernels
     }
 
+    /// How many threads a single token runs on, the calling one included; a block of several: see [`Cpu::for_rows`].
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
@@ -130,6 +182,12 @@ fn expect_layout(what: &'static str, matrix: &Matrix<'_>, layout: Layout) -> Res
         return Err(Error::BadArgument { what, why: format!("is in {:?} where {layout:?} are needed", matrix.layout()) });
     }
     Ok(())
+}
+
+/// The product of sizes that a caller gave; an error if it is beyond what a slice can hold.
+fn product(what: &'static str, sizes: &[usize]) -> Result<usize> {
+    let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    product.ok_or_else(|| Error::BadArgument { what, why: format!("sizes {sizes:?} multiply to more than memory holds") })
 }
 
 /// How many rows of `row` elements `len` elements are; an error if they are no whole number of rows.

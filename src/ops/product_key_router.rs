@@ -15,7 +15,7 @@ pub enum Routing {
 impl Cpu {
     /// 8-byte words of scratch that [`Cpu::product_key_router`] needs.
     pub fn router_scratch(&self, n_keys: usize, n_top: usize) -> usize {
-        self.threads() * router_scratch_words(n_keys, n_top)
+        self.threads().saturating_mul(router_scratch_words(n_keys, n_top))
     }
 
     /// For each token the `n_top` experts of largest `x[i] + y[j]`, expert id `i · n_keys + j`, ascending by id, and the
@@ -72,5 +72,5 @@ impl Cpu {
 
 /// DOGE_ROUTER_SCRATCH of the contract, in 8-byte words: a macro with arguments is the one thing bindgen leaves out.
 const fn router_scratch_words(n_keys: usize, n_top: usize) -> usize {
-    2 * (2 * n_keys + 32 * n_top + 32)
+    4usize.saturating_mul(n_keys).saturating_add(64usize.saturating_mul(n_top)).saturating_add(64)
 }

@@ -16,6 +16,7 @@ pub enum PeakKind {
 }
 
 impl PeakKind {
+    /// Every kind, in the contract's order.
     pub const ALL: [PeakKind; ffi::DOGE_PEAK_COUNT as usize] = [PeakKind::F32, PeakKind::Bf16, PeakKind::Int8];
 }
 

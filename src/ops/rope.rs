@@ -1,4 +1,4 @@
-use super::{expect_len, kernel, rows_of, Cpu, SharedMut};
+use super::{expect_len, kernel, product, rows_of, Cpu, SharedMut};
 use crate::{Error, Result};
 
 impl Cpu {
@@ -11,7 +11,7 @@ impl Cpu {
         if head_dim % 2 != 0 {
             return Err(Error::BadArgument { what: "rope: head_dim", why: format!("{head_dim} is odd") });
         }
-        let (row, half) = (n_heads * head_dim, head_dim / 2);
+        let (row, half) = (product("rope: x", &[n_heads, head_dim])?, head_dim / 2);
         let rows = rows_of("rope: x", x.len(), row)?;
         expect_len("rope: cos", cos.len(), rows * half)?;
         expect_len("rope: sin", sin.len(), rows * half)?;

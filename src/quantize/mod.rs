@@ -24,7 +24,7 @@ const WEIGHTS_PER_THREAD: usize = 1 << 16;
 /// A `[rows, cols]` matrix of floats in an integer format, on as many threads as pay.
 ///
 /// # Errors
-/// [`Error::BadArgument`] if `bytes` is not that matrix or `dtype` no integer format, [`Error::NonFinite`],
+/// [`Error::BadArgument`] if `bytes` is not that matrix or `dtype` no integer format, [`Error::NonFiniteValue`],
 /// [`Error::OutOfMemory`].
 pub fn matrix(name: &str, from: Float, bytes: &[u8], [rows, cols]: [usize; 2], dtype: Dtype, layout: Layout) -> Result<Vec<u8>> {
     let bad = |why: &str| Error::BadArgument { what: "quantize", why: format!("tensor '{name}': {why}") };
@@ -56,7 +56,7 @@ pub fn matrix(name: &str, from: Float, bytes: &[u8], [rows, cols]: [usize; 2], d
     };
     let parts = bytes.chunks(per_thread * stride_rows * row_bytes).zip(out.chunks_mut(per_thread * stride));
     in_parallel(parts.map(|(bytes, out)| move || work(bytes, out)))
-        .map_err(|x| Error::NonFinite { place: format!("tensor '{name}' ({x}), which cannot be quantised") })?;
+        .map_err(|x| Error::NonFiniteValue { place: format!("tensor '{name}' ({x}), which cannot be quantised") })?;
     Ok(out)
 }
 

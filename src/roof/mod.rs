@@ -16,8 +16,9 @@ use std::{
 use memmap2::MmapMut;
 
 use crate::{
+    mapped::huge_pages,
     ops::{Cpu, PeakKind, Streams},
-    Error, Result,
+    Result,
 };
 
 /// Length of a run, and how many there are after the warm-up.
@@ -48,14 +49,10 @@ impl Roof {
     /// With a buffer for working sets of up to `bytes` bytes, of which 1 GiB is enough.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`crate::Error::OutOfMemory`].
     pub fn new(cpu: &Cpu, bytes: usize) -> Result<Self> {
         let len = bytes.clamp(PIECE, MAX_BUFFER);
-        let mut buffer =
-            MmapMut::map_anon(len).map_err(|_| Error::OutOfMemory { bytes: len as u128, what: "a bandwidth probe" })?;
-        // If the system refuses, it is slower, as the weights are then.
-        #[cfg(target_os = "linux")]
-        let _ = buffer.advise(memmap2::Advice::HugePage);
+        let mut buffer = huge_pages(len, "a bandwidth probe")?;
         // Untouched pages all share one page of zeros.
         buffer.fill(0x5a);
         Ok(Roof { cpu: cpu.clone(), buffer })

@@ -27,6 +27,15 @@ use filters::Candidate;
 const STREAM: u128 = 0x0a02_bdbf_7bb3_c0a7_ac28_fa16_a64a_bf96;
 
 /// Chooses tokens. Keeps its buffers, so that after the first token nothing is allocated.
+///
+/// ```
+/// use doge_engine::{Sampler, SamplingSettings};
+///
+/// let mut sampler = Sampler::new(SamplingSettings::default().do_sample(true).top_k(2).seed(7))?;
+/// let id = sampler.sample(&[1.0, 3.0, -2.0, 2.5], &[], &[])?;
+/// assert!(id == 1 || id == 3);
+/// # Ok::<(), doge_engine::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Sampler {
     settings: SamplingSettings,
@@ -44,6 +53,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
+    /// A sampler whose draws begin with the seed of the settings.
+    ///
     /// # Errors
     /// [`Error::BadArgument`] if a setting is out of range.
     pub fn new(settings: SamplingSettings) -> Result<Sampler> {
@@ -71,7 +82,7 @@ impl Sampler {
     /// Logits of negative infinity are never chosen; those of positive infinity share all the probability.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if a logit is NaN or none is above negative infinity; [`Error::TokenOutOfRange`] if a
+    /// [`Error::NonFiniteValue`] if a logit is NaN or none is above negative infinity; [`Error::TokenOutOfRange`] if a
     /// biased token, or with a penalty a token of the history, has no logit; [`Error::BadArgument`] if there are no logits.
     pub fn sample(&mut self, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Result<u32> {
         if self.settings.is_greedy() {
@@ -156,7 +167,7 @@ impl Sampler {
         // A sweep without an early exit is one that the compiler turns into SIMD.
         if logits.iter().fold(false, |nan, x| nan | x.is_nan()) {
             let id = logits.iter().position(|x| x.is_nan()).unwrap_or_default();
-            return Err(Error::NonFinite { place: format!("the logits (NaN for token {id})") });
+            return Err(Error::NonFiniteValue { place: format!("the logits (NaN for token {id})") });
         }
         let settings = &self.settings;
         self.scores.clear();
@@ -204,7 +215,7 @@ impl Sampler {
 }
 
 fn no_candidate() -> Error {
-    Error::NonFinite { place: "the logits (all are negative infinity, so there is no token to choose)".into() }
+    Error::NonFiniteValue { place: "the logits (all are negative infinity, so there is no token to choose)".into() }
 }
 
 fn at<T>(per_token: &mut [T], id: u32) -> Result<&mut T> {

@@ -3,11 +3,18 @@
 use crate::{Error, Result};
 
 /// How to choose the next token. The default is greedy; every other field has the value at which transformers would
-/// leave it, so `SamplingSettings { do_sample: true, ..Default::default() }` samples as `generate(do_sample=True)` does.
+/// leave it, so `SamplingSettings::default().do_sample(true)` samples as `generate(do_sample=True)` does. Made by
+/// `SamplingSettings::default()` and the methods of the fields' names.
+///
+/// ```
+/// let settings = doge_engine::SamplingSettings::default().do_sample(true).temperature(0.8).seed(7);
+/// assert_eq!(settings.top_k, 50);
+/// ```
 ///
 /// The steps are applied in the order of the fields. Those from `temperature` on shape a distribution to draw from and
 /// have no effect without `do_sample`; bias and penalties act in greedy decoding too.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct SamplingSettings {
     /// Draw from the distribution (true), or take the likeliest token (false, the default).
     pub do_sample: bool,
@@ -57,12 +64,41 @@ impl Default for SamplingSettings {
     }
 }
 
+/// A method for each field that sets it.
+macro_rules! setters { ($($field:ident: $type:ty),* $(,)?) => {
+    impl SamplingSettings {
+        $(
+            #[doc = concat!("Sets [`SamplingSettings::", stringify!($field), "`].")]
+            pub fn $field(self, $field: $type) -> Self {
+                SamplingSettings { $field, ..self }
+            }
+        )*
+    }
+} }
+
+setters! {
+    do_sample: bool,
+    seed: u64,
+    logit_bias: Vec<(u32, f32)>,
+    repetition_penalty: f32,
+    repetition_window: Option<usize>,
+    presence_penalty: f32,
+    frequency_penalty: f32,
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
+    min_p: f32,
+    typical_p: f32,
+}
+
 impl SamplingSettings {
     /// Is the likeliest token always taken?
     pub fn is_greedy(&self) -> bool {
         !self.do_sample || self.temperature == 0.0
     }
 
+    /// Is every field in its range?
+    ///
     /// # Errors
     /// [`Error::BadArgument`] naming the first field that is out of range.
     pub fn validate(&self) -> Result<()> {

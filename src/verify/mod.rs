@@ -57,6 +57,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Is nothing beyond its budget?
     pub fn passed(&self) -> bool {
         match self {
             Outcome::Error(fraction) => *fraction <= 1.0, // false for NaN

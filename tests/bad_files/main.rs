@@ -34,7 +34,7 @@ impl Kind {
             Error::BadFile { .. } => Kind::BadFile,
             Error::BadTensor { .. } => Kind::BadTensor,
             Error::MissingTensor { .. } => Kind::MissingTensor,
-            Error::NonFinite { .. } => Kind::NonFinite,
+            Error::NonFiniteValue { .. } => Kind::NonFinite,
             Error::ModelNotFound { .. } => Kind::NotFound,
             Error::UnsupportedModel { .. } => Kind::Unsupported,
             Error::Io { .. } => Kind::Io,
@@ -53,7 +53,7 @@ pub fn refuse(case: &str, kind: Kind, culprit: &[&str], make: impl FnOnce(&Path)
 pub fn refuse_path(case: &str, kind: Kind, culprit: &[&str], path: &Path) {
     for mmap in [true, false] {
         let before = virtual_peak();
-        let result = Checkpoint::load(path, &LoadOptions { mmap, ..LoadOptions::default() });
+        let result = Checkpoint::load(path, &LoadOptions::default().mmap(mmap));
         let error = result.err().unwrap_or_else(|| panic!("{case}: loads"));
         let message = error.to_string();
         assert_eq!(Kind::of(&error), kind, "{case}: {message}");

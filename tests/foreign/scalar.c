@@ -81,8 +81,9 @@ int main(void) {
   const uint32_t tiles[] = {0, 16, 32, KEYS};
   fill(kv, 2 * KEYS * DIM);
   for (uint32_t t = 0; t < KEYS; t++) row[t] = KEYS - 1 - t, from[t] = t / 2, until[t] = t % 3 ? UINT32_MAX : t + 4;
+  const float *const mask[HEADS] = {w, w + KEYS};
   const DogeAttentionArgs attention = {
-      .out = out, .q = x, .k = kv, .v = kv + KEYS * DIM, .row = row, .mask = w, .seen_from = from, .seen_until = until,
+      .out = out, .q = x, .k = kv, .v = kv + KEYS * DIM, .row = row, .mask = mask, .seen_from = from, .seen_until = until,
       .tile_begin = tiles, .scratch = scratch, .n_tiles = 3, .n_queries = 5, .n_heads = HEADS, .head_dim = DIM,
       .q_stride = HEADS * DIM, .out_stride = HEADS * DIM, .kv_stride = DIM, .place0 = 17, .scale = 0.288675f};
   k->dynamic_mask_attention(&attention), show("dynamic_mask_attention", out, 5 * HEADS * DIM);

@@ -2,7 +2,6 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +9,6 @@ use doge_engine::{
     hub::{self, Environment, Resolved},
     model::{Checkpoint, LoadOptions, Model},
     ops::Cpu,
-    pool::Pool,
     ChatTemplate, Device, DeviceWord, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
 };
 
@@ -59,7 +57,7 @@ impl Source {
             Source::Embedded => doge_engine::embedded::checkpoint(options),
         };
         checkpoint.map_err(|error| match error {
-            Error::NonFinite { .. } => Failure::Model(error), // at this time it is a weight
+            Error::NonFiniteValue { .. } => Failure::Model(error), // at this time it is a weight
             other => other.into(),
         })
     }
@@ -132,10 +130,9 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// The kernels and threads that the options ask for.
-pub fn cpu(options: &CpuOptions) -> Result<Cpu, Failure> {
-    let cpu = Cpu::new(kernels(options.isa)?, Arc::new(Pool::new(options.threads())?));
-    Ok(cpu.with_activations(options.activations.into()))
+/// The kernels and threads that the options ask for, to run `model`.
+pub fn cpu(options: &CpuOptions, kernels: Kernels, model: &Model) -> Result<Cpu, Failure> {
+    Ok(options.asked_threads().cpu(model, kernels, options.activations.into())?)
 }
 
 /// The device that the options ask for. Where `auto` passes over a GPU, it says why.
@@ -204,8 +201,8 @@ pub struct Engine {
 impl Engine {
     pub fn load(model: &ModelOptions, cpu: &CpuOptions, quiet: bool) -> Result<Self, Failure> {
         let start = Instant::now();
-        let (word, device) = (cpu.device, self::device(cpu.device, quiet)?);
-        let cpu = self::cpu(cpu)?;
+        // If not, better said before a large file is read.
+        let (word, device, kernels) = (cpu.device, self::device(cpu.device, quiet)?, kernels(cpu.isa)?);
         let source = Source::find(model, quiet)?;
         let checkpoint = source.checkpoint(&model.load_options())?;
         let generation_config = source.generation_config(&checkpoint)?;
@@ -218,19 +215,15 @@ impl Engine {
             }
         }
         let model = place(checkpoint, &device, word, quiet)?;
+        let cpu = self::cpu(cpu, kernels, &model)?;
         Ok(Engine { source, model, cpu, tokenizer, generation_config, load: start.elapsed() })
     }
 
     /// The ids of a text to be continued: it begins with the checkpoint's begin-of-text token, written by the tokenizer
     /// or, where the tokenizer does not know of it, put there. A token that also ends texts is none to begin with.
     pub fn encode_prompt(&self, text: &str, add_bos: bool, parse_special: bool) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(text, add_bos, parse_special)?;
-        let config = &self.generation_config;
-        let bos = config.bos_token_id.filter(|id| add_bos && !config.eos_token_ids.contains(id));
-        if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
-            ids.insert(0, bos);
-        }
-        Ok(ids)
+        let ids = self.tokenizer.encode(text, add_bos, parse_special)?;
+        Ok(if add_bos { self.generation_config.with_bos(ids) } else { ids })
     }
 
     /// Where the model runs.
@@ -246,7 +239,10 @@ impl Engine {
     pub fn describe(&self) -> String {
         let (checkpoint, cpu) = (self.model.checkpoint(), &self.cpu);
         let on = match self.device().as_str() {
-            "cpu" => format!("{} with {} threads", cpu.kernels().isa(), cpu.threads()),
+            "cpu" => {
+                let (isa, threads, batch) = (cpu.kernels().isa(), cpu.threads(), cpu.for_rows(2).threads());
+                format!("{isa} with {threads} threads, {batch} for a prompt")
+            }
             device => device.to_string(),
         };
         format!(

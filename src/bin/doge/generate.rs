@@ -86,6 +86,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         "device": engine.device(),
         "isa": engine.cpu.kernels().isa().name(),
         "threads": engine.cpu.threads(),
+        "threads_batch": engine.cpu.for_rows(2).threads(),
     });
     if args.output.verbose {
         report::faint(engine.describe());
@@ -93,7 +94,11 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     }
 
     let mut session = Session::new(&engine.model, &engine.cpu, args.sequence.session_options())?;
-    let until = Until { max_new_tokens, eos_token_ids: &config.eos_token_ids, cancel: Some(interrupt.begin()), ahead: AHEAD };
+    let until = Until::default()
+        .max_new_tokens(max_new_tokens)
+        .eos_token_ids(&config.eos_token_ids)
+        .cancel(interrupt.begin())
+        .ahead(AHEAD);
     let generation = Generation::new(&mut session, &mut sampler, &ids, until)?;
     let mut generation = TextGeneration::new(generation, &engine.tokenizer, stops);
 

@@ -14,10 +14,11 @@ mod perplexity;
 mod quantize;
 mod report;
 mod sampling;
+mod threads;
 mod verify;
 mod version;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -46,8 +47,21 @@ enum Command {
     Perplexity(perplexity::PerplexityArgs),
 }
 
+/// The arguments, with `--threads-batch` for llama.cpp's `-tb`: else an option of one dash has one letter. No value follows
+/// where `-tb` is itself the value of another option.
+fn arguments() -> Vec<OsString> {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    for i in 1..words.len() {
+        let value = words.get(i + 1).is_some_and(|next| !next.as_encoded_bytes().starts_with(b"-"));
+        if words[i] == "-tb" && value {
+            words[i] = "--threads-batch".into();
+        }
+    }
+    words
+}
+
 fn main() -> ExitCode {
-    let result: Result<ExitCode, Failure> = match Cli::parse().command {
+    let result: Result<ExitCode, Failure> = match Cli::parse_from(arguments()).command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Verify(args) => verify::run(&args),

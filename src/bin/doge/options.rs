@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use doge_engine::{
-    model::{LoadOptions, SessionOptions},
+    model::{LoadOptions, Model, SessionOptions},
     ops::{Activations, Routing},
-    pool::{Pool, MAX_THREADS},
     DeviceWord, Dtype, Isa,
 };
+
+use crate::threads::{Asked, Threads};
 
 /// Which checkpoint, and how to load it.
 #[derive(Args, Debug)]
@@ -37,7 +38,7 @@ pub struct ModelOptions {
 
 impl ModelOptions {
     pub fn load_options(&self) -> LoadOptions {
-        LoadOptions { dtype: self.dtype, mmap: !self.no_mmap, check_finite: self.check_finite }
+        LoadOptions::default().dtype(self.dtype).mmap(!self.no_mmap).check_finite(self.check_finite)
     }
 }
 
@@ -55,14 +56,18 @@ pub struct CpuOptions {
     /// in a prompt where the CPU has a bf16 dot product (level avx512bf16)
     #[arg(long, value_enum, default_value_t = ActivationsWord::F32)]
     pub activations: ActivationsWord,
-    /// Threads [default: what affinity and cgroup quota allow]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
-    pub threads: Option<u16>,
+    /// Threads; auto tries this model with fewer and fewer at the start, some tenths of a second, and takes the fewest that
+    /// are within 5 % of the fastest [default: what affinity and cgroup quota allow]
+    #[arg(short, long, value_name = "N|auto")]
+    pub threads: Option<Threads>,
+    /// Threads for a prompt, as far as it is more than one token; also -tb [default: as --threads]
+    #[arg(long, value_name = "N|auto")]
+    pub threads_batch: Option<Threads>,
 }
 
 impl CpuOptions {
-    pub fn threads(&self) -> usize {
-        self.threads.map_or_else(Pool::default_threads, usize::from)
+    pub fn asked_threads(&self) -> Asked {
+        Asked { threads: self.threads, threads_batch: self.threads_batch }
     }
 }
 
@@ -74,12 +79,13 @@ pub enum ActivationsWord {
     Bf16,
 }
 
-impl ActivationsWord {
-    pub fn name(self) -> &'static str {
-        match self {
-            ActivationsWord::F32 => "f32",
-            ActivationsWord::Bf16 => "bf16",
-        }
+/// The form in which the weights really meet their input, whatever was asked for.
+pub fn activations_of(model: &Model, form: Activations) -> &'static str {
+    match (model.checkpoint().weights.embed_tokens.dtype(), form) {
+        (Dtype::Int8 | Dtype::Int4, _) if model.is_on_device() => "f32",
+        (Dtype::Int8 | Dtype::Int4, _) => "int8",
+        (Dtype::Bf16, Activations::Bf16) => "bf16",
+        (Dtype::F32 | Dtype::F16 | Dtype::Bf16, _) => "f32",
     }
 }
 
@@ -123,15 +129,11 @@ pub struct SequenceOptions {
 
 impl SequenceOptions {
     pub fn session_options(&self) -> SessionOptions {
-        let default = SessionOptions::default();
-        SessionOptions {
-            ctx_size: self.ctx_size.map_or(default.ctx_size, |n| n as usize),
-            routing: match self.routing {
-                RoutingWord::PerToken => Routing::PerToken,
-                RoutingWord::Reference => Routing::Reference,
-            },
-            ..default
-        }
+        let default = SessionOptions::default().routing(match self.routing {
+            RoutingWord::PerToken => Routing::PerToken,
+            RoutingWord::Reference => Routing::Reference,
+        });
+        default.ctx_size(self.ctx_size.map_or(default.ctx_size, |n| n as usize))
     }
 }
 

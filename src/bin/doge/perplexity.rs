@@ -4,13 +4,15 @@ use std::{
     io::{stdout, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
 use doge_engine::{
-    model::{LoadOptions, SessionOptions},
-    ops::Activations,
+    model::SessionOptions,
+    ops::Cpu,
     perplexity::{self, Comparison, Mean, Windows},
+    pool::Pool,
     Dtype,
 };
 use serde_json::{json, Value};
@@ -18,7 +20,8 @@ use serde_json::{json, Value};
 use crate::{
     engine::{self, Source},
     failure::Failure,
-    options::{CpuOptions, ModelOptions},
+    options::{activations_of, CpuOptions, ModelOptions},
+    threads::Work,
     version,
 };
 
@@ -62,9 +65,7 @@ pub struct PerplexityArgs {
 }
 
 pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
-    let device = engine::device(args.cpu.device, args.quiet)?;
-    let cpu = engine::cpu(&args.cpu)?;
-    let base_cpu = cpu.clone().with_activations(Activations::F32);
+    let (device, kernels) = (engine::device(args.cpu.device, args.quiet)?, engine::kernels(args.cpu.isa)?);
     let source = Source::find(&args.model, args.quiet)?;
     let checkpoint = source.checkpoint(&args.model.load_options())?;
     let bos = source.generation_config(&checkpoint)?.bos_token_id;
@@ -72,6 +73,11 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let ids: Vec<u32> = bos.into_iter().chain(source.tokenizer()?.encode(&text, false, true)?).collect();
 
     let model = engine::place(checkpoint, &device, args.cpu.device, args.quiet)?;
+    let form = args.cpu.activations.into();
+    // There is nothing here but blocks.
+    let threads = args.cpu.asked_threads().count(Work::Block, &model, kernels, form)?;
+    let base_cpu = Cpu::new(kernels, Arc::new(Pool::new(threads)?));
+    let cpu = base_cpu.clone().with_activations(form);
     let windows = Windows {
         window: args.window as usize,
         stride: args.stride.unwrap_or(args.window) as usize,
@@ -81,7 +87,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let result = match args.kl_base {
         None => Measured { nll: perplexity::score(&model, &cpu, &ids, windows, options)?, beside: None },
         Some(dtype) => {
-            let base = source.checkpoint(&LoadOptions { dtype: Some(dtype), ..args.model.load_options() })?;
+            let base = source.checkpoint(&args.model.load_options().dtype(dtype))?;
             let base = engine::place(base, &device, args.cpu.device, args.quiet)?;
             let comparison = perplexity::compare((&model, &cpu), (&base, &base_cpu), &ids, windows, options)?;
             Measured { nll: comparison.nll, beside: Some((dtype, comparison)) }
@@ -96,7 +102,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
             object["file"] = json!(args.file.display().to_string());
             (object["window"], object["stride"]) = (json!(windows.window), json!(windows.stride));
             object["device"] = json!(device.to_string());
-            object["activations"] = json!(args.cpu.activations.name());
+            object["activations"] = json!(activations_of(&model, form));
             (object["isa"], object["threads"]) = (json!(cpu.kernels().isa().name()), json!(cpu.threads()));
             (object["commit"], object["version"]) = (json!(version::COMMIT), json!(env!("CARGO_PKG_VERSION")));
             object.to_string()

@@ -99,20 +99,19 @@ impl SamplingOptions {
         if self.ignore_eos {
             logit_bias.extend(eos.iter().map(|&id| (id, f32::NEG_INFINITY)));
         }
-        SamplingSettings {
-            do_sample: base.do_sample || asked,
-            seed: self.seed.unwrap_or_else(any_seed),
-            logit_bias,
-            repetition_penalty: self.repeat_penalty.unwrap_or(base.repetition_penalty),
-            repetition_window: self.repeat_last_n.map_or(base.repetition_window, |n| usize::try_from(n).ok()),
-            presence_penalty: self.presence_penalty.unwrap_or(base.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(base.frequency_penalty),
-            temperature: self.temp.unwrap_or(base.temperature),
-            top_k: self.top_k.unwrap_or(base.top_k),
-            top_p: self.top_p.unwrap_or(base.top_p),
-            min_p: self.min_p.unwrap_or(base.min_p),
-            typical_p: self.typical.unwrap_or(base.typical_p),
-        }
+        SamplingSettings::default()
+            .do_sample(base.do_sample || asked)
+            .seed(self.seed.unwrap_or_else(any_seed))
+            .logit_bias(logit_bias)
+            .repetition_penalty(self.repeat_penalty.unwrap_or(base.repetition_penalty))
+            .repetition_window(self.repeat_last_n.map_or(base.repetition_window, |n| usize::try_from(n).ok()))
+            .presence_penalty(self.presence_penalty.unwrap_or(base.presence_penalty))
+            .frequency_penalty(self.frequency_penalty.unwrap_or(base.frequency_penalty))
+            .temperature(self.temp.unwrap_or(base.temperature))
+            .top_k(self.top_k.unwrap_or(base.top_k))
+            .top_p(self.top_p.unwrap_or(base.top_p))
+            .min_p(self.min_p.unwrap_or(base.min_p))
+            .typical_p(self.typical.unwrap_or(base.typical_p))
     }
 }
 

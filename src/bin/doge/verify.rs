@@ -34,9 +34,13 @@ pub struct VerifyArgs {
 }
 
 pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
+    let (kernels, form) = (engine::kernels(args.cpu.isa)?, args.cpu.activations.into());
+    let Some(cpu) = args.cpu.asked_threads().cpu_of_any_model(kernels, form) else {
+        return Err(Failure::Usage("auto chooses threads for one model, and verify runs many: give a number".into()));
+    };
     let options = VerifyOptions {
         device: engine::device(args.cpu.device, false)?,
-        cpu: engine::cpu(&args.cpu)?,
+        cpu: cpu?,
         dtype: args.dtype,
         block: SessionOptions::default().block,
     };

@@ -10,7 +10,7 @@ use doge_engine::{
 };
 
 use super::cost;
-use crate::{failure::Failure, host};
+use crate::{failure::Failure, host, options::activations_of};
 
 /// Tokens that a warm-up generates at most: enough for the clocks and the branch predictors.
 const WARM_UP: usize = 16;
@@ -44,16 +44,32 @@ pub struct Bench {
 pub enum Limit {
     /// Bytes read.
     Bandwidth,
-    /// Operations of the instruction named.
-    Arithmetic { instruction: &'static str },
+    /// Operations of the row's instruction.
+    Arithmetic,
+}
+
+/// What measures the limits.
+struct Roofs {
+    reads: Roof,
+    arithmetic: Roof,
+}
+
+impl Roofs {
+    fn buffer_bytes(&self) -> u64 {
+        (self.reads.buffer_bytes() + self.arithmetic.buffer_bytes()) as u64
+    }
 }
 
 /// One row of the table.
 pub struct Row {
     pub model: String,
     pub dtype: Dtype,
-    pub activations: Activations,
+    /// The form in which the weights meet their input.
+    pub activations: &'static str,
+    /// What multiplies them.
+    pub instruction: &'static str,
     pub isa: &'static str,
+    /// That ran it: the prompt's or the single token's.
     pub threads: usize,
     pub test: String,
     pub depth: usize,
@@ -70,21 +86,6 @@ pub struct Row {
 }
 
 impl Row {
-    /// The weights' format, and that of the activations where it is not f32.
-    pub fn formats(&self) -> String {
-        match self.activations {
-            Activations::Bf16 if self.dtype == Dtype::Bf16 => format!("{} × bf16", self.dtype),
-            _ => self.dtype.to_string(),
-        }
-    }
-
-    pub fn activations(&self) -> &'static str {
-        match self.activations {
-            Activations::F32 => "f32",
-            Activations::Bf16 => "bf16",
-        }
-    }
-
     pub fn median(&self) -> f64 {
         median(self.samples.clone())
     }
@@ -99,7 +100,7 @@ impl Row {
     fn per_token(&self) -> f64 {
         match self.limit {
             Limit::Bandwidth => self.bytes_per_token,
-            Limit::Arithmetic { .. } => self.operations_per_token,
+            Limit::Arithmetic => self.operations_per_token,
         }
     }
 
@@ -138,7 +139,9 @@ impl Bench {
         hand_over: &mut dyn FnMut(Row) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let state = Session::new(model, cpu, SessionOptions::default())?.state_bytes(usize::MAX).min(usize::MAX as u128) as usize;
-        let roof = Roof::new(cpu, model.checkpoint().bytes_per_token().saturating_add(state))?;
+        // Reads for single tokens, arithmetic for blocks: each by the threads that run them.
+        let reads = Roof::new(cpu, model.checkpoint().bytes_per_token().saturating_add(state))?;
+        let roofs = Roofs { reads, arithmetic: Roof::new(&cpu.for_rows(2), 0)? };
         for &depth in &self.depths {
             // Taken in once; every sample goes on from a copy.
             let mut filled = Session::new(model, cpu, SessionOptions::default())?;
@@ -146,13 +149,13 @@ impl Bench {
                 filled.feed(&tokens(model, depth))?;
             }
             for &test in &self.tests {
-                hand_over(self.row(name, &filled, &roof, test)?)?;
+                hand_over(self.row(name, &filled, &roofs, test)?)?;
             }
         }
         Ok(())
     }
 
-    fn row(&self, name: &str, filled: &Session, roof: &Roof, test: Test) -> Result<Row> {
+    fn row(&self, name: &str, filled: &Session, roofs: &Roofs, test: Test) -> Result<Row> {
         let (checkpoint, cpu) = (filled.model().checkpoint(), filled.cpu());
         let dtype = checkpoint.weights.embed_tokens.dtype();
         if self.warms_up {
@@ -165,10 +168,14 @@ impl Bench {
         let kind = cpu.peak_kind(dtype);
         let working_set = checkpoint.bytes_per_token() + filled.bytes_per_token();
         let on_device = device_name(filled.model());
+        let form = match test {
+            Test::Generate(_) if on_device.is_some() => Activations::F32, // tensor cores are for blocks
+            _ => cpu.activations(),
+        };
         let measure_roof = || match test {
             _ if on_device.is_some() => copy_bandwidth(filled.model()),
-            Test::Prompt(_) => Ok(roof.peak(kind).operations_per_second),
-            Test::Generate(_) => Ok(roof.read_bandwidth(working_set)),
+            Test::Prompt(_) => Ok(roofs.arithmetic.peak(kind).operations_per_second),
+            Test::Generate(_) => Ok(roofs.reads.read_bandwidth(working_set)),
         };
         host::reset_peak_rss();
         let before = measure_roof()?;
@@ -179,20 +186,25 @@ impl Bench {
             state = (filled.bytes_per_token() + state_at_end) / 2;
         }
         let after = measure_roof()?;
-        let peak_rss = host::peak_rss().map(|bytes| bytes.saturating_sub(roof.buffer_bytes() as u64));
+        let peak_rss = host::peak_rss().map(|bytes| bytes.saturating_sub(roofs.buffer_bytes()));
         Ok(Row {
             model: name.to_string(),
             dtype,
-            activations: cpu.activations(),
+            activations: activations_of(filled.model(), form),
+            instruction: on_device.unwrap_or(roofs.arithmetic.peak_instruction(kind)),
             isa: on_device.unwrap_or(cpu.kernels().isa().name()),
-            threads: if on_device.is_some() { 1 } else { cpu.threads() },
+            threads: match test {
+                _ if on_device.is_some() => 1,
+                Test::Prompt(n) => cpu.for_rows(n).threads(),
+                Test::Generate(_) => cpu.threads(),
+            },
             test: test.to_string(),
             depth: filled.tokens(),
             samples,
             bytes_per_token: cost::bytes_per_token(checkpoint, test, state),
             operations_per_token: cost::operations_per_token(checkpoint, test),
             limit: match test {
-                Test::Prompt(_) if on_device.is_none() => Limit::Arithmetic { instruction: roof.peak_instruction(kind) },
+                Test::Prompt(_) if on_device.is_none() => Limit::Arithmetic,
                 _ => Limit::Bandwidth,
             },
             roofs: [before, after],
@@ -216,7 +228,7 @@ fn sample(filled: &Session, test: Test) -> Result<(f64, usize)> {
         Test::Generate(n) => {
             let mut token = tokens(filled.model(), 1);
             let start = Instant::now();
-            if device_name(filled.model()).is_some() {
+            if session.model().is_on_device() {
                 decode(&mut session, token[0], n)?;
             } else {
                 for _ in 0..n {
@@ -231,13 +243,7 @@ fn sample(filled: &Session, test: Test) -> Result<(f64, usize)> {
 
 /// What stands for the ISA level of a row that a device ran.
 fn device_name(model: &Model) -> Option<&'static str> {
-    #[cfg(feature = "cuda")]
-    return model.device().map(|_| "cuda");
-    #[cfg(not(feature = "cuda"))]
-    {
-        let _ = model;
-        None
-    }
+    model.is_on_device().then_some("cuda")
 }
 
 #[cfg(feature = "cuda")]

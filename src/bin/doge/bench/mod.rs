@@ -5,13 +5,12 @@ mod machine;
 mod measure;
 mod table;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use doge_engine::{
     model::{family, Checkpoint, Config, LoadOptions, Model, Variant},
-    ops::Cpu,
-    pool::{Pool, MAX_THREADS},
+    ops::Activations,
     Device, DeviceWord, Dtype, Error, Isa, Kernels,
 };
 
@@ -21,6 +20,7 @@ use crate::{
     host,
     options::{ActivationsWord, ModelOptions},
     report,
+    threads::{Asked, Threads},
 };
 
 use measure::{Bench, Test};
@@ -57,9 +57,13 @@ pub struct BenchArgs {
     /// Device to run on: cpu, cuda, cuda:N. On a GPU the roof of every row is the bandwidth of a copy in its memory
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceWord::Cpu)]
     pub device: DeviceWord,
-    /// Threads [default: what affinity and cgroup quota allow]
-    #[arg(short, long, value_name = "NS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
-    pub threads: Vec<u16>,
+    /// Threads; auto tries each model with fewer and fewer, and takes the fewest that are within 5 % of the fastest
+    /// [default: what affinity and cgroup quota allow]
+    #[arg(short, long, value_name = "NS|auto", value_delimiter = ',')]
+    pub threads: Vec<Threads>,
+    /// Threads for the prompt; also -tb [default: as --threads]
+    #[arg(long, value_name = "NS|auto", value_delimiter = ',')]
+    pub threads_batch: Vec<Threads>,
     /// Tokens of a prompt; 0: no such test [default: 512]
     #[arg(short = 'p', long, value_name = "NS", value_delimiter = ',')]
     pub n_prompt: Vec<u32>,
@@ -119,7 +123,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         warms_up: !args.no_warmup,
     };
     let device = Device::open(args.device)?;
-    let (cpus, subjects) = (cpus(args)?, subjects(args, cards)?);
+    let (runners, subjects) = (runners(args)?, subjects(args, cards)?);
     let mut table = Table::new(args.output, if cards { &CARDS } else { &[] });
     table.begin()?;
     for subject in subjects {
@@ -135,8 +139,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             }
             let name = subject.name();
             let model = device.place(Model::new(checkpoint))?;
-            for cpu in &cpus {
-                bench.rows(&name, &model, cpu, &mut |row| {
+            for &(kernels, asked, form) in &runners {
+                bench.rows(&name, &model, &asked.cpu(&model, kernels, form)?, &mut |row| {
                     if !args.quiet && row.unsteady() {
                         report::note(format_args!("{} {}: the machine's own speed changed during the row", row.model, row.test));
                     }
@@ -150,23 +154,25 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Every combination of ISA level, threads and activations.
-fn cpus(args: &BenchArgs) -> Result<Vec<Cpu>, Failure> {
+fn runners(args: &BenchArgs) -> Result<Vec<(Kernels, Asked, Activations)>, Failure> {
     let kernels = match &args.isa[..] {
         [] => vec![crate::engine::kernels(None)?],
         levels => levels.iter().map(|&isa| Kernels::for_isa(isa)).collect::<Result<_, _>>()?,
     };
-    let threads = match &args.threads[..] {
-        [] => vec![Pool::default_threads()],
-        asked => asked.iter().copied().map(usize::from).collect(),
+    let asked = |list: &[Threads]| match list {
+        [] => vec![None],
+        list => list.iter().copied().map(Some).collect(),
     };
-    let mut cpus = Vec::new();
+    let mut runners = Vec::new();
     for kernels in kernels {
-        for &threads in &threads {
-            let cpu = Cpu::new(kernels, Arc::new(Pool::new(threads)?));
-            cpus.extend(args.activations.iter().map(|&form| cpu.clone().with_activations(form.into())));
+        for threads in asked(&args.threads) {
+            for threads_batch in asked(&args.threads_batch) {
+                let asked = Asked { threads, threads_batch };
+                runners.extend(args.activations.iter().map(|&form| (kernels, asked, form.into())));
+            }
         }
     }
-    Ok(cpus)
+    Ok(runners)
 }
 
 fn subjects(args: &BenchArgs, cards: bool) -> Result<Vec<Subject>, Failure> {
@@ -192,7 +198,7 @@ impl Subject {
 
     fn checkpoint(&self, dtype: Option<Dtype>) -> Result<Checkpoint, Failure> {
         match self {
-            Subject::File(source) => source.checkpoint(&LoadOptions { dtype, ..LoadOptions::default() }),
+            Subject::File(source) => source.checkpoint(&LoadOptions::default().dtype(dtype)),
             Subject::Preset { config, variant, .. } => {
                 let dtype = dtype.unwrap_or(Dtype::Bf16);
                 // Random weights fill every page: better refused than killed halfway.

@@ -19,7 +19,7 @@ pub enum Format {
 }
 
 const CSV: &str =
-    "model,dtype,activations,isa,threads,test,depth,tokens_per_second,mad,samples,bytes_per_token,operations_per_token,\
+    "model,dtype,activations,isa,instruction,threads,test,depth,tokens_per_second,mad,samples,bytes_per_token,operations_per_token,\
     read_gb_per_second,roof,roof_tokens_per_second,percent_of_roof,roof_steady,peak_rss_bytes,cpu,commit,version";
 
 pub struct Table {
@@ -39,8 +39,8 @@ impl Table {
         let (card, line) = if self.cards.is_empty() { ("", "") } else { (" card, i7-11 |", "---:|") };
         match self.format {
             Format::Md => print(&format!(
-                "| model | dtype | isa | threads | test | depth | tok/s | ± MAD | MB/token | GB/s | % of roof | roof |{card}\n\
-                 |---|---|---|---:|---|---:|---:|---:|---:|---:|---:|---|{line}"
+                "| model | weights × input | isa | instruction | threads | test | depth | tok/s | ± MAD | MB/token | GB/s | % of roof | roof |{card}\n\
+                 |---|---|---|---|---:|---|---:|---:|---:|---:|---:|---:|---|{line}"
             )),
             Format::Csv => print(CSV),
             Format::Json | Format::Jsonl => Ok(()),
@@ -72,12 +72,18 @@ impl Table {
     fn markdown(&self, row: &Row) -> String {
         let (mark, roof) = (if row.unsteady() { "~" } else { "" }, roof(row));
         let (mb, gb) = (row.bytes_per_token / 1e6, gigabytes_per_second(row));
-        let digits = if row.median() < 100.0 { 2 } else { 1 };
+        let digits = match row.median() {
+            rate if rate < 100.0 => 2,
+            rate if rate < 1000.0 => 1,
+            _ => 0,
+        };
         let mut line = format!(
-            "| {} | {} | {} | {} | {} | {} | {:.digits$} | {:.digits$} | {mb:.2} | {gb:.1} | {mark}{:.1} | {roof} |",
+            "| {} | {} × {} | {} | {} | {} | {} | {} | {:.digits$} | {:.digits$} | {mb:.2} | {gb:.1} | {mark}{:.1} | {roof} |",
             row.model,
-            row.formats(),
+            row.dtype,
+            row.activations,
             row.isa,
+            row.instruction,
             row.threads,
             row.test,
             row.depth,
@@ -98,8 +104,9 @@ impl Table {
         [
             quoted(&row.model),
             row.dtype.to_string(),
-            row.activations().to_string(),
+            row.activations.to_string(),
             row.isa.to_string(),
+            quoted(row.instruction),
             row.threads.to_string(),
             row.test.clone(),
             row.depth.to_string(),
@@ -122,15 +129,16 @@ impl Table {
     }
 
     fn json(&self, row: &Row) -> Value {
-        let (kind, instruction) = match row.limit {
-            Limit::Bandwidth => ("bytes read", None),
-            Limit::Arithmetic { instruction } => ("operations", Some(instruction)),
+        let kind = match row.limit {
+            Limit::Bandwidth => "bytes read",
+            Limit::Arithmetic => "operations",
         };
         let mut object = json!({
             "model": row.model,
             "dtype": row.dtype.name(),
-            "activations": row.activations(),
+            "activations": row.activations,
             "isa": row.isa,
+            "instruction": row.instruction,
             "threads": row.threads,
             "test": row.test,
             "depth": row.depth,
@@ -142,7 +150,6 @@ impl Table {
             "percent_of_roof": row.percent_of_roof(),
             "roof": {
                 "of": kind,
-                "instruction": instruction,
                 "per_second_before": row.roofs[0],
                 "per_second_after": row.roofs[1],
                 "steady": !row.unsteady(),
@@ -163,12 +170,12 @@ fn gigabytes_per_second(row: &Row) -> f64 {
     row.median() * row.bytes_per_token / 1e9
 }
 
-/// The roof in words: `41.2 GB/s`, or `498 GOP/s (vfmadd zmm)`.
+/// The roof in words: `41.2 GB/s`, or `498 GOP/s`.
 fn roof(row: &Row) -> String {
     let mean = (row.roofs[0] + row.roofs[1]) / 2e9;
     match row.limit {
         Limit::Bandwidth => format!("{mean:.1} GB/s"),
-        Limit::Arithmetic { instruction } => format!("{mean:.0} GOP/s ({instruction})"),
+        Limit::Arithmetic => format!("{mean:.0} GOP/s"),
     }
 }
 

@@ -1,0 +1,243 @@
+//! The loop that makes tokens.
+
+use std::ffi::{c_char, c_void};
+
+use super::{
+    options::{borrow, read, slice, slice_mut, write, Versioned},
+    session::DogeSession,
+    status::{guard, DogeStatus, Failure, Outcome},
+    tokenizer::DogeTokenizer,
+};
+use crate::{Finish, Generation, Sampler, SamplingSettings, TextStream, Until};
+
+/// How to generate. All zeros but struct_size are the defaults: greedy, until the buffer is full.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct DogeGenerateOptions {
+    /// sizeof(DogeGenerateOptions)
+    pub struct_size: usize,
+    /// Tokens to generate at most. 0: as many as the buffer holds, or no limit without one.
+    pub max_new_tokens: usize,
+    /// Tokens that end the text; the one that does is among the generated ids.
+    pub eos_token_ids: *const u32,
+    /// Their number.
+    pub n_eos_token_ids: usize,
+    /// Divides the logits before a token is drawn. 0: the likeliest token is taken.
+    pub temperature: f32,
+    /// Draw from as many likeliest tokens. 0: from all.
+    pub top_k: u32,
+    /// Draw from the likeliest tokens that together are this likely. 0: from all.
+    pub top_p: f32,
+    /// Draw from tokens at least this fraction as likely as the likeliest. 0: from all.
+    pub min_p: f32,
+    /// Above 1 makes tokens that were there less likely. 0: 1.
+    pub repetition_penalty: f32,
+    /// 0
+    pub reserved: u32,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Passed to the callbacks, which are called on the thread that called the library and must not throw, nor call anything
+    /// with this session but doge_session_cancel. Each may be NULL.
+    pub user: *mut c_void,
+    /// Called with each token and the logarithm of its probability; not 0 ends the generation.
+    pub on_token: Option<unsafe extern "C" fn(user: *mut c_void, id: u32, logprob: f32) -> i32>,
+    /// Called with pieces of text: whole characters in UTF-8, `n` bytes without a NUL, valid for the time of the call. Not 0
+    /// ends the generation. Needs `tokenizer`.
+    pub on_text: Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char, n: usize) -> i32>,
+    /// For `on_text`; may be NULL.
+    pub tokenizer: *const DogeTokenizer,
+    /// May change the `n` logits of the next token, given the `n_generated` tokens so far.
+    pub on_logits:
+        Option<unsafe extern "C" fn(user: *mut c_void, logits: *mut f32, n: usize, generated: *const u32, n_generated: usize)>,
+}
+
+// SAFETY: #[repr(C)], struct_size first, zeros are values of all its fields.
+unsafe impl Versioned for DogeGenerateOptions {}
+
+/// Why a generation ended.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DogeFinish {
+    /// As many tokens as were wanted.
+    Length = 0,
+    /// One of eos_token_ids.
+    Eos = 1,
+    /// The session has no room for another token.
+    ContextFull = 2,
+    /// doge_session_cancel, or a callback.
+    Cancelled = 3,
+}
+
+/// What a generation did.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct DogeGenerated {
+    /// sizeof(DogeGenerated), set by the caller
+    pub struct_size: usize,
+    /// Tokens generated.
+    pub n_tokens: usize,
+    /// A DogeFinish.
+    pub finish: i32,
+    /// 0
+    pub reserved: i32,
+    /// Tokens of the prompt that were fed, and the seconds it took.
+    pub prefill_tokens: usize,
+    pub prefill_seconds: f64,
+    /// Generated tokens that were fed back, and the seconds it took.
+    pub decode_tokens: usize,
+    pub decode_seconds: f64,
+}
+
+// SAFETY: #[repr(C)], struct_size first, zeros are values of all its fields.
+unsafe impl Versioned for DogeGenerated {}
+
+/// `user`, on its way into the hook. The hook is called by the thread that called us, and by no other.
+#[derive(Clone, Copy)]
+struct User(*mut c_void);
+// SAFETY: only passed on to the caller's function, on the caller's thread.
+unsafe impl Send for User {}
+
+impl User {
+    /// A method, so that a closure captures the whole `User`, not the bare pointer in it.
+    fn ptr(self) -> *mut c_void {
+        self.0
+    }
+}
+
+/// Continues `prompt`, the sequence from its first token on: only what the session does not hold yet is fed. The ids go to
+/// `ids[capacity]`, which may be NULL with a capacity of 0, and to the callbacks. `options` may be NULL, and so may `out`. Being
+/// cancelled is no failure: it is told in `out->finish`.
+///
+/// # Safety
+/// Pointers as the header's preface says.
+#[no_mangle]
+pub unsafe extern "C" fn doge_generate(
+    session: *mut DogeSession,
+    prompt: *const u32,
+    n_prompt: usize,
+    options: *const DogeGenerateOptions,
+    ids: *mut u32,
+    capacity: usize,
+    out: *mut DogeGenerated,
+) -> DogeStatus {
+    guard(|| {
+        // SAFETY: NULL or valid (header).
+        let (handle, options) = unsafe { (borrow("session", session)?, read("DogeGenerateOptions", options)?) };
+        // SAFETY: n_prompt ids, and capacity places for ids (header).
+        let (prompt, ids) = unsafe { (slice("prompt", prompt, n_prompt)?, slice_mut("ids", ids, capacity)?) };
+        // SAFETY: the struct's promises are the header's.
+        handle.run(|session| unsafe { generate(session, &handle.cancel, prompt, &options, ids, out) })
+    })
+}
+
+/// # Safety
+/// `options` and `out` are as the header says.
+unsafe fn generate(
+    session: &mut crate::model::Session,
+    cancel: &std::sync::atomic::AtomicBool,
+    prompt: &[u32],
+    options: &DogeGenerateOptions,
+    ids: &mut [u32],
+    out: *mut DogeGenerated,
+) -> Outcome {
+    // SAFETY: n_eos_token_ids ids (header).
+    let eos = unsafe { slice("eos_token_ids", options.eos_token_ids, options.n_eos_token_ids) }?;
+    // SAFETY: NULL or valid (header).
+    let tokenizer = unsafe { options.tokenizer.as_ref() };
+    if options.on_text.is_some() && tokenizer.is_none() {
+        return Err(Failure::null("tokenizer, which on_text needs,"));
+    }
+    let room = if ids.is_empty() { usize::MAX } else { ids.len() };
+    let wanted = if options.max_new_tokens == 0 { room } else { options.max_new_tokens };
+    if wanted > room {
+        return Err(Failure::new(DogeStatus::BadArgument, format!("{wanted} tokens do not fit {room} ids")));
+    }
+    let mut sampler = Sampler::new(settings(options))?;
+    let until = Until::default().max_new_tokens(wanted).eos_token_ids(eos).cancel(cancel);
+    let mut generation = Generation::new(session, &mut sampler, prompt, until)?;
+    if options.on_token.is_some() {
+        generation = generation.with_logprobs(0);
+    }
+    let user = User(options.user);
+    if let Some(hook) = options.on_logits {
+        generation = generation.with_logits_hook(move |logits, _, generated| {
+            // SAFETY: a function of this type (header); both stretches live until it returns.
+            unsafe { hook(user.ptr(), logits.as_mut_ptr(), logits.len(), generated.as_ptr(), generated.len()) }
+        });
+    }
+    let mut text = TextStream::new(true);
+    let mut stop = 0;
+    while stop == 0 {
+        let Some(id) = generation.next() else { break };
+        let id = id?;
+        if let Some(place) = ids.get_mut(generation.ids().len() - 1) {
+            *place = id;
+        }
+        if let Some(on_token) = options.on_token {
+            let logprob = generation.logprobs().last().map_or(f32::NAN, |token| token.logprob);
+            // SAFETY: a function of this type (header).
+            stop |= unsafe { on_token(options.user, id, logprob) };
+        }
+        if let (Some(on_text), Some(tokenizer)) = (options.on_text, tokenizer) {
+            if generation.finish() != Some(Finish::Eos) {
+                let piece = text.push(&tokenizer.tokenizer, id);
+                // SAFETY: a function of this type (header); the piece lives until it returns.
+                stop |= unsafe { give_text(on_text, options.user, &piece) };
+            }
+        }
+    }
+    if stop != 0 {
+        generation.cancel();
+    }
+    if let Some(on_text) = options.on_text {
+        // SAFETY: as above.
+        unsafe { give_text(on_text, options.user, &text.finish()) };
+    }
+    let (generated, finish, timings) = generation.into_parts();
+    let result = DogeGenerated {
+        struct_size: size_of::<DogeGenerated>(),
+        n_tokens: generated.len(),
+        finish: match finish {
+            Some(Finish::Eos) => DogeFinish::Eos,
+            Some(Finish::ContextFull) => DogeFinish::ContextFull,
+            Some(Finish::Cancelled) => DogeFinish::Cancelled,
+            _ => DogeFinish::Length,
+        } as i32,
+        reserved: 0,
+        prefill_tokens: timings.prefill_tokens,
+        prefill_seconds: timings.prefill.as_secs_f64(),
+        decode_tokens: timings.decode_tokens,
+        decode_seconds: timings.decode.as_secs_f64(),
+    };
+    if out.is_null() {
+        return Ok(());
+    }
+    // SAFETY: valid (header).
+    unsafe { write("DogeGenerated", out, result) }
+}
+
+/// # Safety
+/// `on_text` is what the header says.
+unsafe fn give_text(
+    on_text: unsafe extern "C" fn(user: *mut c_void, text: *const c_char, n: usize) -> i32,
+    user: *mut c_void,
+    piece: &str,
+) -> i32 {
+    if piece.is_empty() {
+        return 0;
+    }
+    // SAFETY: the caller's promise; the piece lives until it returns.
+    unsafe { on_text(user, piece.as_ptr().cast(), piece.len()) }
+}
+
+fn settings(options: &DogeGenerateOptions) -> SamplingSettings {
+    let or_one = |x: f32| if x == 0.0 { 1.0 } else { x };
+    SamplingSettings::default()
+        .do_sample(options.temperature != 0.0)
+        .temperature(options.temperature)
+        .seed(options.seed)
+        .top_k(options.top_k as usize)
+        .top_p(or_one(options.top_p))
+        .min_p(options.min_p)
+        .repetition_penalty(or_one(options.repetition_penalty))
+}

@@ -1,0 +1,125 @@
+//! Text to token ids and back.
+
+use std::{ffi::c_char, path::Path};
+
+use super::{
+    options::{borrow, fill, free, give, optional_str, slice},
+    status::{guard, DogeStatus, Failure},
+};
+use crate::{embedded, GenerationConfig, Tokenizer};
+
+/// A checkpoint's tokenizer, and the tokens that begin and end its texts. Immutable: may be used by any number of threads at once.
+pub struct DogeTokenizer {
+    pub(super) tokenizer: Tokenizer,
+    config: GenerationConfig,
+}
+
+/// Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. From any thread.
+///
+/// # Safety
+/// Pointers as the header's preface says.
+#[no_mangle]
+pub unsafe extern "C" fn doge_tokenizer_load(folder: *const c_char, out: *mut *mut DogeTokenizer) -> DogeStatus {
+    let make = || {
+        // SAFETY: a string (header).
+        let folder = unsafe { optional_str("folder", folder) }?.ok_or_else(|| Failure::null("folder"))?;
+        let folder = Path::new(folder);
+        Ok(DogeTokenizer { tokenizer: Tokenizer::from_folder(folder)?, config: GenerationConfig::from_folder(folder)? })
+    };
+    // SAFETY: NULL or valid (header).
+    guard(|| unsafe { give(out, make) })
+}
+
+/// The tokenizer of the model inside the library. From any thread.
+///
+/// # Safety
+/// Pointers as the header's preface says.
+#[no_mangle]
+pub unsafe extern "C" fn doge_tokenizer_embedded(out: *mut *mut DogeTokenizer) -> DogeStatus {
+    let make = || Ok(DogeTokenizer { tokenizer: embedded::tokenizer()?, config: embedded::generation_config()? });
+    // SAFETY: NULL or valid (header).
+    guard(|| unsafe { give(out, make) })
+}
+
+/// Ends a tokenizer. NULL is nothing. From any thread, once.
+///
+/// # Safety
+/// Pointers as the header's preface says.
+#[no_mangle]
+pub unsafe extern "C" fn doge_tokenizer_free(tokenizer: *mut DogeTokenizer) {
+    // SAFETY: NULL or valid, and not used again (header).
+    unsafe { free(tokenizer) }
+}
+
+/// The ids of `n_bytes` bytes of UTF-8: at most `capacity` to `ids`, their number to `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are more.
+/// `add_special` not 0: for a text to be continued, with the begin-of-text token in front. `parse_special` not 0:
+/// a special token spelled out in the text is that token. From any thread.
+///
+/// # Safety
+/// Pointers as the header's preface says.
+#[no_mangle]
+pub unsafe extern "C" fn doge_tokenizer_encode(
+    tokenizer: *const DogeTokenizer,
+    text: *const u8,
+    n_bytes: usize,
+    add_special: i32,
+    parse_special: i32,
+    ids: *mut u32,
+    capacity: usize,
+    n: *mut usize,
+) -> DogeStatus {
+    guard(|| {
+        // SAFETY: NULL or valid; n_bytes bytes (header).
+        let (DogeTokenizer { tokenizer, config }, text) =
+            unsafe { (borrow("tokenizer", tokenizer)?, slice("text", text, n_bytes)?) };
+        let not_utf8 = |_| Failure::new(DogeStatus::BadArgument, "text is not UTF-8");
+        let found = tokenizer.encode(std::str::from_utf8(text).map_err(not_utf8)?, add_special != 0, parse_special != 0)?;
+        let found = if add_special == 0 { found } else { config.with_bos(found) };
+        // SAFETY: `capacity` ids and a number (header).
+        unsafe { fill(&found, ids, capacity, n) }
+    })
+}
+
+/// The tokens that end a text, for DogeGenerateOptions: at most `capacity` to `ids`, their number to `*n`;
+/// DOGE_STATUS_BUFFER_TOO_SMALL if they are more. From any thread.
+///
+/// # Safety
+/// Pointers as the header's preface says.
+#[no_mangle]
+pub unsafe extern "C" fn doge_tokenizer_eos(
+    tokenizer: *const DogeTokenizer,
+    ids: *mut u32,
+    capacity: usize,
+    n: *mut usize,
+) -> DogeStatus {
+    guard(|| {
+        // SAFETY: NULL or valid (header).
+        let DogeTokenizer { config, .. } = unsafe { borrow("tokenizer", tokenizer) }?;
+        // SAFETY: `capacity` ids and a number (header).
+        unsafe { fill(&config.eos_token_ids, ids, capacity, n) }
+    })
+}
+
+/// The text of `n_ids` ids in UTF-8, without a NUL: at most `capacity` bytes to `text`, their number to `*n`;
+/// DOGE_STATUS_BUFFER_TOO_SMALL if they are more. `skip_special` not 0: without special tokens. From any thread.
+///
+/// # Safety
+/// Pointers as the header's preface says.
+#[no_mangle]
+pub unsafe extern "C" fn doge_tokenizer_decode(
+    tokenizer: *const DogeTokenizer,
+    ids: *const u32,
+    n_ids: usize,
+    skip_special: i32,
+    text: *mut u8,
+    capacity: usize,
+    n: *mut usize,
+) -> DogeStatus {
+    guard(|| {
+        // SAFETY: NULL or valid; n_ids ids (header).
+        let (DogeTokenizer { tokenizer, .. }, ids) = unsafe { (borrow("tokenizer", tokenizer)?, slice("ids", ids, n_ids)?) };
+        let found = tokenizer.decode(ids, skip_special != 0)?;
+        // SAFETY: `capacity` bytes and a number (header).
+        unsafe { fill(found.as_bytes(), text, capacity, n) }
+    })
+}

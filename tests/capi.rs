@@ -1,0 +1,353 @@
+//! The C interface, called as C calls it: what it gives is what the Rust interface gives, and what is wrong is refused.
+
+use std::{
+    ffi::{c_char, c_void, CStr},
+    mem::zeroed,
+    ptr::{null, null_mut},
+    sync::Arc,
+};
+
+use doge_engine::{
+    capi::*,
+    embedded,
+    model::{LoadOptions, Model, Session, SessionOptions},
+    ops::Cpu,
+    pool::Pool,
+    Kernels,
+};
+
+const PROMPT: [u32; 7] = [0, 597, 49, 41, 51, 18, 203];
+const ANSWER: [u32; 8] = [203, 63, 529, 225, 2319, 16, 225, 2319];
+
+fn text(text: *const c_char) -> String {
+    assert!(!text.is_null());
+    // SAFETY: the interface gives strings.
+    unsafe { CStr::from_ptr(text) }.to_str().unwrap().to_string()
+}
+
+fn last_error() -> String {
+    text(doge_last_error())
+}
+
+/// Calls a function of the interface.
+macro_rules! call {
+    ($function:ident($($argument:expr),* $(,)?)) => {
+        // SAFETY: the pointers are NULL or valid, and a callback has the type that is asked for.
+        unsafe { $function($($argument),*) }
+    };
+}
+
+fn made<T>(make: impl FnOnce(*mut *mut T) -> DogeStatus) -> *mut T {
+    let mut made = null_mut();
+    assert_eq!(make(&mut made), DogeStatus::Ok, "{}", last_error());
+    assert!(!made.is_null());
+    made
+}
+
+/// A model, a CPU of two threads, and an empty session.
+struct Doge {
+    cpu: *mut DogeCpu,
+    model: *mut DogeModel,
+    session: *mut DogeSession,
+}
+
+impl Doge {
+    fn new() -> Self {
+        let options = DogeCpuOptions { struct_size: size_of::<DogeCpuOptions>(), threads: 2, ..zeros() };
+        let cpu = made(|out| call!(doge_cpu_new(&options, out)));
+        let model = made(|out| call!(doge_model_embedded(null(), out)));
+        let session = made(|out| call!(doge_session_new(model, cpu, null(), out)));
+        Doge { cpu, model, session }
+    }
+
+    fn feed(&self, ids: &[u32]) -> DogeStatus {
+        call!(doge_session_feed(self.session, ids.as_ptr(), ids.len()))
+    }
+}
+
+impl Drop for Doge {
+    fn drop(&mut self) {
+        // The model first: the session keeps what it needs.
+        call!(doge_model_free(self.model));
+        call!(doge_cpu_free(self.cpu));
+        call!(doge_session_free(self.session));
+    }
+}
+
+/// As C makes a struct that it has not filled in.
+fn zeros<T: Copy>() -> T {
+    // SAFETY: only for the interface's option structs, for which zeros are values.
+    unsafe { zeroed() }
+}
+
+fn logits(session: *const DogeSession) -> Vec<f32> {
+    let (mut logits, mut n) = (null(), 0);
+    assert_eq!(call!(doge_session_logits(session, &mut logits, &mut n)), DogeStatus::Ok, "{}", last_error());
+    // SAFETY: what the interface says is there.
+    unsafe { std::slice::from_raw_parts(logits, n) }.to_vec()
+}
+
+#[test]
+fn it_gives_the_bits_of_the_rust_interface() {
+    let doge = Doge::new();
+    assert_eq!((doge_abi_version(), text(doge_version())), (DOGE_ENGINE_ABI_VERSION, env!("CARGO_PKG_VERSION").to_string()));
+    let mut info = DogeModelInfo { struct_size: size_of::<DogeModelInfo>(), ..zeros() };
+    assert_eq!(call!(doge_model_info(doge.model, &mut info)), DogeStatus::Ok);
+    assert_eq!((info.vocab_size, call!(doge_cpu_threads(doge.cpu))), (4096, 2));
+    assert_eq!(text(call!(doge_cpu_isa(doge.cpu))), Kernels::detect().unwrap().isa().name());
+
+    let model = Model::new(embedded::checkpoint(&LoadOptions::default()).unwrap());
+    let cpu = Cpu::new(Kernels::detect().unwrap(), Arc::new(Pool::new(1).unwrap()));
+    let mut session = Session::new(&model, &cpu, SessionOptions::default()).unwrap();
+    assert_eq!(doge.feed(&PROMPT), DogeStatus::Ok, "{}", last_error());
+    assert_eq!(logits(doge.session), session.feed(&PROMPT).unwrap());
+    assert_eq!(call!(doge_session_tokens(doge.session)), PROMPT.len());
+
+    // A fork, and a session saved and loaded, go on alike; so do sessions in a batch.
+    let fork = made(|out| call!(doge_session_fork(doge.session, out)));
+    let mut n = 0;
+    assert_eq!(call!(doge_session_save(doge.session, null_mut(), 0, &mut n)), DogeStatus::BufferTooSmall);
+    let mut saved = vec![0; n];
+    assert_eq!(call!(doge_session_save(doge.session, saved.as_mut_ptr(), n, &mut n)), DogeStatus::Ok);
+    assert_eq!(saved, session.save().unwrap());
+    let loaded = made(|out| call!(doge_session_load(doge.model, doge.cpu, null(), saved.as_ptr(), n, out)));
+    let sessions = [fork, loaded];
+    assert_eq!(call!(doge_batch_feed(doge.cpu, sessions.as_ptr(), [203, 203].as_ptr(), 2)), DogeStatus::Ok, "{}", last_error());
+    let expected = session.feed(&[203]).unwrap();
+    for session in sessions {
+        assert_eq!(logits(session), expected);
+    }
+    assert_eq!(call!(doge_batch_feed(doge.cpu, [fork, fork].as_ptr(), [1, 1].as_ptr(), 2)), DogeStatus::Busy);
+    sessions.into_iter().for_each(|session| call!(doge_session_free(session)));
+
+    let mut logprobs = [0.0; 3];
+    assert_eq!(call!(doge_session_score(doge.session, ANSWER.as_ptr(), 3, logprobs.as_mut_ptr())), DogeStatus::Ok);
+    assert!(logprobs.iter().all(|x| *x < 0.0));
+}
+
+#[derive(Default)]
+struct Seen {
+    ids: Vec<u32>,
+    text: String,
+    forbidden: Option<u32>,
+}
+
+unsafe extern "C" fn on_token(user: *mut c_void, id: u32, logprob: f32) -> i32 {
+    assert!(logprob < 0.0);
+    // SAFETY: the test passes a `Seen`.
+    unsafe { &mut *user.cast::<Seen>() }.ids.push(id);
+    0
+}
+
+unsafe extern "C" fn on_text(user: *mut c_void, piece: *const c_char, n: usize) -> i32 {
+    // SAFETY: the test passes a `Seen`; the piece is n bytes.
+    let (seen, piece) = unsafe { (&mut *user.cast::<Seen>(), std::slice::from_raw_parts(piece.cast::<u8>(), n)) };
+    seen.text += std::str::from_utf8(piece).unwrap();
+    i32::from(seen.text.contains("ANTONIO"))
+}
+
+unsafe extern "C" fn on_logits(user: *mut c_void, logits: *mut f32, n: usize, _: *const u32, _: usize) {
+    // SAFETY: the test passes a `Seen`; there are n logits.
+    let (seen, logits) = unsafe { (&mut *user.cast::<Seen>(), std::slice::from_raw_parts_mut(logits, n)) };
+    seen.forbidden.into_iter().for_each(|id| logits[id as usize] = f32::NEG_INFINITY);
+}
+
+#[test]
+fn it_generates() {
+    let tokenizer = made(|out| call!(doge_tokenizer_embedded(out)));
+    let generate = |options: &DogeGenerateOptions, capacity: usize| {
+        let doge = Doge::new();
+        let (mut ids, mut result) = (vec![0; capacity], DogeGenerated { struct_size: size_of::<DogeGenerated>(), ..zeros() });
+        let (prompt, n) = (PROMPT.as_ptr(), PROMPT.len());
+        let status = call!(doge_generate(doge.session, prompt, n, options, ids.as_mut_ptr(), capacity, &mut result));
+        assert_eq!(status, DogeStatus::Ok, "{}", last_error());
+        ids.truncate(result.n_tokens);
+        (ids, result.finish)
+    };
+    let default = DogeGenerateOptions { struct_size: size_of::<DogeGenerateOptions>(), ..zeros() };
+    assert_eq!(generate(&default, 8), (ANSWER.to_vec(), DogeFinish::Length as i32));
+    let eos = [225];
+    let ends = DogeGenerateOptions { eos_token_ids: eos.as_ptr(), n_eos_token_ids: 1, ..default };
+    assert_eq!(generate(&ends, 8), (ANSWER[..4].to_vec(), DogeFinish::Eos as i32));
+
+    let mut seen = Seen::default();
+    let streams = DogeGenerateOptions {
+        user: (&raw mut seen).cast(),
+        on_token: Some(on_token),
+        on_text: Some(on_text),
+        tokenizer,
+        ..default
+    };
+    let (ids, finish) = generate(&streams, 100);
+    assert_eq!((seen.text.as_str(), finish), ("\n[Enter ANTONIO", DogeFinish::Cancelled as i32));
+    assert_eq!(seen.ids, ids);
+
+    let mut seen = Seen { forbidden: Some(ANSWER[0]), ..Seen::default() };
+    let hooked = DogeGenerateOptions { user: (&raw mut seen).cast(), on_logits: Some(on_logits), ..default };
+    assert_ne!(generate(&hooked, 1).0[0], ANSWER[0]);
+    call!(doge_tokenizer_free(tokenizer));
+}
+
+#[test]
+fn text_goes_there_and_back() {
+    let tokenizer = made(|out| call!(doge_tokenizer_embedded(out)));
+    let (said, mut n) = ("Thou art a villain.\n", 0);
+    let (bytes, len) = (said.as_ptr(), said.len());
+    assert_eq!(call!(doge_tokenizer_encode(tokenizer, bytes, len, 0, 1, null_mut(), 0, &mut n)), DogeStatus::BufferTooSmall);
+    let mut ids = vec![0; n];
+    assert_eq!(call!(doge_tokenizer_encode(tokenizer, bytes, len, 0, 1, ids.as_mut_ptr(), n, &mut n)), DogeStatus::Ok);
+    let mut back = vec![0; 100];
+    let status = call!(doge_tokenizer_decode(tokenizer, ids.as_ptr(), ids.len(), 1, back.as_mut_ptr(), back.len(), &mut n));
+    assert_eq!((status, &back[..n]), (DogeStatus::Ok, said.as_bytes()));
+    let mut eos = [0; 4];
+    assert_eq!(call!(doge_tokenizer_eos(tokenizer, eos.as_mut_ptr(), 4, &mut n)), DogeStatus::Ok);
+    assert_eq!(eos[..n], [1]);
+    assert_eq!(
+        call!(doge_tokenizer_encode(tokenizer, bytes, len, 1, 1, ids.as_mut_ptr(), 0, &mut n)),
+        DogeStatus::BufferTooSmall
+    );
+    assert_eq!(n, ids.len() + 1, "the begin-of-text token");
+    let status = call!(doge_tokenizer_encode(tokenizer, [0xff].as_ptr(), 1, 0, 1, null_mut(), 0, &mut n));
+    assert_eq!((status, last_error().as_str()), (DogeStatus::BadArgument, "text is not UTF-8"));
+    call!(doge_tokenizer_free(tokenizer));
+}
+
+#[test]
+fn what_is_wrong_is_refused_by_name() {
+    let doge = Doge::new();
+    assert_eq!(doge.feed(&[4096]), DogeStatus::TokenOutOfRange);
+    assert_eq!(last_error(), "token id 4096 is outside the vocabulary of 4096");
+    assert_eq!(text(call!(doge_session_error(doge.session))), last_error());
+    assert_eq!(doge.feed(&[]), DogeStatus::BadArgument);
+    let (mut at, mut n) = (null(), 0);
+    assert_eq!(call!(doge_session_logits(doge.session, &mut at, &mut n)), DogeStatus::BadArgument);
+    // An error belongs to the thread that met it.
+    assert_eq!(std::thread::spawn(last_error).join().unwrap(), "");
+
+    call!(doge_session_cancel(doge.session, 1));
+    assert_eq!(doge.feed(&PROMPT), DogeStatus::Cancelled);
+    call!(doge_session_cancel(doge.session, 0));
+    assert_eq!(doge.feed(&PROMPT), DogeStatus::Ok);
+
+    let model = |path: *const c_char| {
+        let mut out = std::ptr::dangling_mut();
+        let status = call!(doge_model_load(path, null(), &mut out));
+        assert!(out.is_null());
+        status
+    };
+    assert_eq!(model(c"/no/such/folder".as_ptr()), DogeStatus::BadModel);
+    assert_eq!(model(c"\xff".as_ptr()), DogeStatus::BadArgument);
+    assert_eq!(model(null()), DogeStatus::BadArgument);
+
+    let mut cpu = null_mut();
+    for (options, status) in [
+        (DogeCpuOptions { threads: usize::MAX, ..zeros() }, DogeStatus::BadArgument),
+        (DogeCpuOptions { isa: c"sse9".as_ptr(), ..zeros() }, DogeStatus::BadArgument),
+    ] {
+        let options = DogeCpuOptions { struct_size: size_of::<DogeCpuOptions>(), ..options };
+        assert_eq!(call!(doge_cpu_new(&options, &mut cpu)), status);
+    }
+    let names = (0..=13).map(|status| text(doge_status_name(status))).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!((names.len(), text(doge_status_name(99)).as_str()), (14, "unknown"));
+}
+
+/// Programs and libraries of different versions: a shorter struct leaves out what is new, a longer one may only have zeros there.
+#[test]
+fn structs_of_other_versions_are_understood() {
+    let mut cpu = null_mut();
+    let mut with = |options: &[usize; 8]| {
+        let status = call!(doge_cpu_new(options.as_ptr().cast(), &mut cpu));
+        let threads = call!(doge_cpu_threads(cpu));
+        call!(doge_cpu_free(cpu));
+        cpu = null_mut();
+        (status, threads)
+    };
+    assert_eq!(with(&[64, 3, 0, 0, 0, 0, 0, 0]), (DogeStatus::Ok, 3));
+    assert_eq!(with(&[16, 3, 7, 7, 7, 7, 7, 7]), (DogeStatus::Ok, 3), "what is beyond an older struct is not looked at");
+    assert_eq!(with(&[64, 3, 0, 0, 0, 0, 0, 1]).0, DogeStatus::BadArgument);
+    assert_eq!(with(&[0, 3, 0, 0, 0, 0, 0, 0]).0, DogeStatus::BadArgument);
+    assert_eq!(with(&[1 << 40, 3, 0, 0, 0, 0, 0, 0]).0, DogeStatus::BadArgument);
+}
+
+#[test]
+fn null_is_refused_or_nothing() {
+    call!(doge_cpu_free(null_mut()));
+    call!(doge_model_free(null_mut()));
+    call!(doge_session_free(null_mut()));
+    call!(doge_tokenizer_free(null_mut()));
+    call!(doge_session_cancel(null(), 1));
+    assert_eq!((call!(doge_session_tokens(null())), call!(doge_cpu_threads(null()))), (0, 0));
+    assert_eq!((text(call!(doge_cpu_isa(null()))), text(call!(doge_session_error(null())))), Default::default());
+
+    let doge = Doge::new();
+    let (mut session, mut n, mut at) = (null_mut(), 0, null());
+    let refused = [
+        call!(doge_cpu_new(null(), null_mut())),
+        call!(doge_model_embedded(null(), null_mut())),
+        call!(doge_model_info(doge.model, null_mut())),
+        call!(doge_model_info(null(), null_mut())),
+        call!(doge_session_new(null(), doge.cpu, null(), &mut session)),
+        call!(doge_session_new(doge.model, null(), null(), &mut session)),
+        call!(doge_session_new(doge.model, doge.cpu, null(), null_mut())),
+        call!(doge_session_feed(null_mut(), [1].as_ptr(), 1)),
+        call!(doge_session_feed(doge.session, null(), 1)),
+        call!(doge_session_score(doge.session, [1].as_ptr(), 1, null_mut())),
+        call!(doge_session_logits(doge.session, null_mut(), &mut n)),
+        call!(doge_session_logits(doge.session, &mut at, null_mut())),
+        call!(doge_session_fork(null(), &mut session)),
+        call!(doge_session_save(doge.session, null_mut(), 0, null_mut())),
+        call!(doge_session_save(doge.session, null_mut(), usize::MAX, &mut n)),
+        call!(doge_session_load(doge.model, doge.cpu, null(), null(), 9, &mut session)),
+        call!(doge_batch_feed(doge.cpu, null(), null(), 0)),
+        call!(doge_batch_feed(doge.cpu, [null_mut()].as_ptr(), [1].as_ptr(), 1)),
+        call!(doge_generate(doge.session, null(), 1, null(), null_mut(), 0, null_mut())),
+        call!(doge_generate(doge.session, [0].as_ptr(), 1, null(), null_mut(), 9, null_mut())),
+        call!(doge_tokenizer_load(null(), null_mut())),
+        call!(doge_kernels(null(), null_mut())),
+    ];
+    assert_eq!(refused, [DogeStatus::BadArgument; 22]);
+    assert!(session.is_null());
+}
+
+/// A kernel by its plain pointer, without a model.
+#[test]
+fn kernels_can_be_had_alone() {
+    for isa in [null(), c"scalar".as_ptr()] {
+        let mut table = null();
+        assert_eq!(call!(doge_kernels(isa, &mut table)), DogeStatus::Ok, "{}", last_error());
+        // SAFETY: a table.
+        let rms_norm = unsafe { &*table }.rms_norm.unwrap();
+        let (mut out, x, weight) = ([0.0; 4], [3.0, -3.0, 3.0, -3.0], [1.0, 1.0, 2.0, 2.0]);
+        // SAFETY: all have 4 floats.
+        unsafe { rms_norm(out.as_mut_ptr(), x.as_ptr(), weight.as_ptr(), 4, 0.0) };
+        assert_eq!(out, [1.0, -1.0, 2.0, -2.0]);
+    }
+    let mut table = null();
+    assert_eq!(call!(doge_kernels(c"sse9".as_ptr(), &mut table)), DogeStatus::BadArgument);
+    assert!(table.is_null());
+}
+
+/// Two threads at one session: one of them is told, and nothing breaks.
+#[test]
+fn a_session_in_use_is_busy() {
+    struct Everywhere(*mut DogeSession);
+    // SAFETY: what this test is about.
+    unsafe impl Sync for Everywhere {}
+    let doge = Doge::new();
+    let (session, ids) = (Everywhere(doge.session), vec![3; 20_000]);
+    std::thread::scope(|scope| {
+        let session = &session;
+        let feed = move || call!(doge_session_feed({ session }.0, ids.as_ptr(), ids.len()));
+        let feeding = scope.spawn(move || std::iter::repeat_with(feed).find(|status| *status != DogeStatus::Busy));
+        while !feeding.is_finished() {
+            match call!(doge_session_feed(session.0, [1].as_ptr(), 1)) {
+                DogeStatus::Busy => {
+                    call!(doge_session_cancel(session.0, 1));
+                    break;
+                }
+                status => assert!(matches!(status, DogeStatus::Ok | DogeStatus::Cancelled), "{status:?}"),
+            }
+        }
+        assert_eq!(feeding.join().unwrap(), Some(DogeStatus::Cancelled));
+    });
+}

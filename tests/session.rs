@@ -1,0 +1,272 @@
+//! What a caller may do with sessions: fork, save, cancel, batch, score. Whatever they do, the bits stay those of a session
+//! that was fed straight through.
+
+#[path = "common/doge.rs"]
+mod doge;
+
+use std::cell::Cell;
+
+use doge::{config, cpu, logits, model, models, moe, prompt, session};
+use doge_engine::{
+    model::{Batch, Checkpoint, Model, Observer, Session, SessionOptions, Variant},
+    ops::Routing,
+    Dtype, Error, TokenLogprob,
+};
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
+}
+
+/// The logits after each of `ids`, one by one.
+fn go_on(session: &mut Session, ids: &[u32]) -> Vec<u32> {
+    logits(session, ids, &[1])
+}
+
+#[test]
+fn a_fork_goes_its_own_way() {
+    let ids = prompt(120);
+    for (name, model) in models() {
+        for at in [0, 1, 30, 90] {
+            let mut root = session(&model, &cpu(2), 16);
+            if at > 0 {
+                root.feed(&ids[..at]).unwrap();
+            }
+            let (mut one, mut other) = (root.fork().unwrap(), root.fork().unwrap());
+            assert_eq!(one.logits().map(bits), root.logits().map(bits), "{name}");
+            go_on(&mut other, &[7; 20]);
+            let straight = go_on(&mut root, &ids[at..]);
+            assert_eq!(straight, go_on(&mut one, &ids[at..]), "{name}: forked at {at}");
+            let mut fresh = session(&model, &cpu(1), 64);
+            if at > 0 {
+                fresh.feed(&ids[..at]).unwrap();
+            }
+            assert_eq!(straight, go_on(&mut fresh, &ids[at..]), "{name}: root after a fork at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_saved_session_goes_on_elsewhere() {
+    let ids = prompt(120);
+    for (name, model) in models() {
+        for at in [0, 1, 30, 90] {
+            let mut first = session(&model, &cpu(2), 16);
+            if at > 0 {
+                first.feed(&ids[..at]).unwrap();
+            }
+            let saved = first.save().unwrap();
+            let mut loaded = Session::load(&model, &cpu(1), SessionOptions::default().block(5), &saved).unwrap();
+            assert_eq!((loaded.tokens(), loaded.logits().map(bits)), (at, first.logits().map(bits)), "{name}");
+            assert_eq!(saved, loaded.save().unwrap(), "{name}: what is saved depends on the sequence alone");
+            assert_eq!(go_on(&mut first, &ids[at..]), go_on(&mut loaded, &ids[at..]), "{name}: saved at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_saved_session_is_refused() {
+    let load =
+        |model: &Model, bytes: &[u8]| Session::load(model, &cpu(1), SessionOptions::default(), bytes).map(drop).unwrap_err();
+    for (name, model) in models().into_iter().filter(|(name, _)| ["v1 window", "sliding", "moe"].contains(name)) {
+        let mut session = session(&model, &cpu(1), 16);
+        session.feed(&prompt(20)).unwrap();
+        let good = session.save().unwrap();
+        for n in (0..good.len()).step_by(7).chain([good.len() - 1]) {
+            assert!(matches!(load(&model, &good[..n]), Error::BadSession { .. }), "{name}: {n} bytes of {}", good.len());
+            let mut bad = good.clone();
+            bad[n] ^= 1 << (n % 8);
+            assert!(matches!(load(&model, &bad), Error::BadSession { .. }), "{name}: byte {n} changed");
+        }
+        let longer = [&good[..], &[0; 8]].concat();
+        assert!(matches!(load(&model, &longer), Error::BadSession { .. }), "{name}");
+
+        // Damage with a good checksum: refused, or a session that runs.
+        for at in (20..good.len() - 8).step_by(3) {
+            let mut forged = good.clone();
+            forged[at] = forged[at].wrapping_add(101);
+            let sum = xxhash_rust::xxh3::xxh3_64(&forged[..good.len() - 8]);
+            forged[good.len() - 8..].copy_from_slice(&sum.to_le_bytes());
+            match Session::load(&model, &cpu(1), SessionOptions::default(), &forged) {
+                Ok(mut session) => _ = session.feed(&[1]).map(drop),
+                Err(error) => assert!(matches!(error, Error::BadSession { .. } | Error::ContextFull { .. }), "{name}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_saved_session_belongs_to_its_model() {
+    let [one, other] = [Dtype::F32, Dtype::Bf16].map(|dtype| model(config(|_| {}), false, dtype));
+    let mut session = session(&one, &cpu(1), 16);
+    session.feed(&prompt(9)).unwrap();
+    let saved = session.save().unwrap();
+    let load = |model: &Model, options| Session::load(model, &cpu(1), options, &saved).map(drop);
+    let error = load(&other, SessionOptions::default()).unwrap_err();
+    assert!(matches!(&error, Error::BadSession { why } if why.contains("another model")), "{error}");
+    let error = load(&one, SessionOptions::default().ctx_size(8)).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { limit: 8 }), "{error}");
+    load(&one, SessionOptions::default().ctx_size(9)).unwrap();
+}
+
+#[test]
+fn sessions_fed_together_get_the_bits_they_get_alone() {
+    let ids = prompt(150);
+    for (name, model) in models() {
+        for threads in [1, 3] {
+            // Sequence i begins with i · 7 tokens of its own, so that they stand at different places.
+            let start = |i: usize| {
+                let mut session = session(&model, &cpu(threads), 16);
+                if i > 0 {
+                    session.feed(&ids[i..i * 8]).unwrap();
+                }
+                session
+            };
+            let (mut alone, mut together): (Vec<_>, Vec<_>) = (0..20).map(|i| (start(i % 7), start(i % 7))).unzip();
+            let mut batch = Batch::new(&model, &cpu(threads));
+            for step in 0..30 {
+                // Another company each time.
+                let from = step * 5 % 20;
+                let n = 1 + step % (20 - from);
+                let next: Vec<u32> = (from..from + n).map(|i| ids[(i * 11 + step) % ids.len()]).collect();
+                batch.feed(&mut together[from..from + n].iter_mut().collect::<Vec<_>>(), &next).unwrap();
+                for (i, &id) in (from..from + n).zip(&next) {
+                    let expected = bits(alone[i].feed(&[id]).unwrap());
+                    assert_eq!(expected, bits(together[i].logits().unwrap()), "{name}: session {i}, step {step}");
+                }
+            }
+            for (alone, together) in alone.iter().zip(&together) {
+                assert_eq!(alone.save().unwrap(), together.save().unwrap(), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_refuses_what_does_not_fit_and_changes_nothing() {
+    let [model, stranger] = [1, 2].map(|_| model(config(|_| {}), false, Dtype::F32));
+    let mut batch = Batch::new(&model, &cpu(1));
+    let mut one = session(&model, &cpu(1), 16);
+    let mut full = Session::new(&model, &cpu(1), SessionOptions::default().ctx_size(2)).unwrap();
+    one.feed(&[1, 2]).unwrap();
+    full.feed(&[1, 2]).unwrap();
+    let before = one.save().unwrap();
+    let mut other = session(&stranger, &cpu(1), 16);
+    assert!(matches!(batch.feed(&mut [], &[]), Err(Error::BadArgument { what: "ids", .. })));
+    assert!(matches!(batch.feed(&mut [&mut one], &[1, 2]), Err(Error::BadArgument { what: "ids", .. })));
+    assert!(matches!(batch.feed(&mut [&mut one, &mut other], &[1, 2]), Err(Error::BadArgument { what: "sessions", .. })));
+    assert!(matches!(batch.feed(&mut [&mut one], &[96]), Err(Error::TokenOutOfRange { id: 96, vocab_size: 96 })));
+    assert!(matches!(batch.feed(&mut [&mut one, &mut full], &[1, 2]), Err(Error::ContextFull { limit: 2 })));
+    assert_eq!(before, one.save().unwrap());
+}
+
+/// Cancels at its n-th chance.
+struct Impatient {
+    chances: Cell<usize>,
+}
+
+impl Observer for Impatient {
+    fn cancels(&self) -> bool {
+        self.chances.set(self.chances.get().wrapping_sub(1));
+        self.chances.get() == usize::MAX
+    }
+}
+
+#[test]
+fn a_cancelled_call_leaves_whole_blocks() {
+    let ids = prompt(100);
+    for (name, model) in models() {
+        let straight = go_on(&mut session(&model, &cpu(1), 16), &ids);
+        let after = |tokens: usize| &straight[tokens * 96..];
+        for chance in 0..12 {
+            let mut session = session(&model, &cpu(2), 16);
+            session.feed(&ids[..20]).unwrap();
+            let cancelled = session.feed_observed(&ids[20..75], &mut Impatient { chances: Cell::new(chance) }).map(drop);
+            let Err(Error::Cancelled { tokens }) = cancelled else { panic!("{name}: {cancelled:?}") };
+            assert_eq!((tokens, session.logits()), (session.tokens(), None), "{name}, chance {chance}");
+            // Two layers and the head are three chances a block.
+            assert_eq!(tokens, 20 + chance / 3 * 16, "{name}, chance {chance}");
+            assert_eq!(after(tokens), go_on(&mut session, &ids[tokens..]), "{name}, chance {chance}");
+        }
+    }
+}
+
+/// The table of `dynamic` RoPE depends on the longest call: one that took in nothing was never made.
+#[test]
+fn a_cancelled_call_leaves_no_trace_in_rope() {
+    let json = r#"{"model_type": "doge", "vocab_size": 96, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 32, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}"#;
+    let config = doge_engine::model::Config::from_json(json.as_bytes(), "config.json".as_ref()).unwrap();
+    let model = model(config, false, Dtype::F32);
+    let ids = prompt(60);
+    let (mut straight, mut cancelled) = (session(&model, &cpu(1), 16), session(&model, &cpu(1), 16));
+    cancelled.feed_observed(&ids, &mut Impatient { chances: Cell::new(1) }).unwrap_err();
+    assert_eq!(bits(straight.feed(&ids[..33]).unwrap()), bits(cancelled.feed(&ids[..33]).unwrap()));
+
+    // And what a longer call has left there is saved with the session.
+    straight.feed(&ids[33..50]).unwrap();
+    let mut loaded = Session::load(&model, &cpu(1), SessionOptions::default(), &straight.save().unwrap()).unwrap();
+    assert_eq!(bits(straight.feed(&[5]).unwrap()), bits(loaded.feed(&[5]).unwrap()));
+}
+
+#[test]
+fn what_is_not_finite_is_named_and_taken_back() {
+    for layer in [Some(0), Some(1), None] {
+        let config = config(|c| c.keep_window_size = 7);
+        let variant = Variant::v2(&config);
+        let mut checkpoint = Checkpoint::random(config, variant, Dtype::F32, 11).unwrap();
+        match layer {
+            // Overflows for the token with a large enough value alone.
+            Some(layer) => checkpoint.weights.layers[layer].post_attention_residual[3] = f32::INFINITY,
+            None => checkpoint.weights.norm[3] = f32::NAN,
+        }
+        let model = Model::new(checkpoint);
+        let mut session = session(&model, &cpu(1), 4);
+        let error = session.feed(&prompt(10)).map(drop).unwrap_err();
+        // Only the last row goes through the head.
+        let step = if layer.is_some() { 0 } else { 9 };
+        assert!(matches!(error, Error::NonFinite { layer: l, step: s } if (l, s) == (layer, step)), "{error}");
+        let held = if layer.is_some() { 0 } else { 8 };
+        assert_eq!((session.tokens(), session.logits()), (held, None));
+
+        let mut batch = Batch::new(&model, &cpu(1));
+        let error = batch.feed(&mut [&mut session], &[3]).unwrap_err();
+        assert!(matches!(error, Error::NonFinite { layer: l, step } if l == layer && step == held), "{error}");
+        assert_eq!(session.tokens(), held);
+    }
+}
+
+#[test]
+fn scores_are_those_of_the_logits() {
+    let ids = prompt(50);
+    let model = model(config(moe), false, Dtype::F32);
+    let all = go_on(&mut session(&model, &cpu(1), 16), &ids);
+    let row = |place: usize| -> Vec<f32> { all[place * 96..(place + 1) * 96].iter().map(|&x| f32::from_bits(x)).collect() };
+    let mut session = session(&model, &cpu(2), 16);
+    let mut scores = session.score(&ids[..30], 3).unwrap();
+    scores.extend(session.score(&ids[30..], 3).unwrap());
+    assert_eq!(scores.len(), ids.len());
+    assert!(scores[0].is_none());
+    for (place, score) in scores.iter().enumerate().skip(1) {
+        let score = score.as_ref().unwrap();
+        assert_eq!(score, &TokenLogprob::new(&row(place - 1), ids[place], 3));
+        assert_eq!(score.top.len(), 3);
+        // By another way: log softmax in plain f64.
+        let logits = row(place - 1);
+        let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+        let logprob = f64::from(logits[ids[place] as usize]) - sum.ln();
+        assert!((f64::from(score.logprob) - logprob).abs() < 1e-5, "{} and {logprob}", score.logprob);
+        assert!(logits.iter().filter(|&&x| x > logits[score.top[0].id as usize]).count() == 0);
+    }
+}
+
+/// A batch routes per token, and so does a single token in every mode.
+#[test]
+fn a_batch_takes_sessions_of_any_routing() {
+    let model = model(config(moe), false, Dtype::F32);
+    let options = SessionOptions::default().routing(Routing::Reference);
+    let [mut alone, mut together] = [1, 2].map(|_| Session::new(&model, &cpu(1), options).unwrap());
+    alone.feed(&prompt(9)).unwrap();
+    together.feed(&prompt(9)).unwrap();
+    Batch::new(&model, &cpu(1)).feed(&mut [&mut together], &[4]).unwrap();
+    assert_eq!(bits(alone.feed(&[4]).unwrap()), bits(together.logits().unwrap()));
+}
