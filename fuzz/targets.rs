@@ -2,9 +2,7 @@
 //! `cargo test`. None may panic, hang, or ask for memory beyond all proportion.
 
 use std::{
-    ffi::c_char,
     path::{Path, PathBuf},
-    ptr::{null, null_mut},
     sync::{Arc, LazyLock, Once},
 };
 
@@ -129,6 +127,10 @@ pub fn saved_session(data: &[u8]) {
 #[cfg(feature = "capi")]
 pub fn capi(data: &[u8]) {
     use doge_engine::capi::*;
+    use std::{
+        ffi::c_char,
+        ptr::{null, null_mut},
+    };
 
     struct Handles {
         cpu: *mut DogeCpu,

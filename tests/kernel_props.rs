@@ -5,7 +5,7 @@ mod common;
 
 use common::{
     cases::{linear_layout, Case, Fill, Random},
-    checks::{attention, linear, linear_int, Check, CHECKS},
+    checks::{attention, linear, Check, CHECKS},
     close::within,
 };
 use doge_engine::{
@@ -89,11 +89,11 @@ proptest! {
         let part = Matrix::with_layout(dtype, layout, end - begin, n, cut_bytes).unwrap();
         for cpu in cpus().into_iter().flat_map(|cpu| [cpu.clone(), cpu.with_activations(Activations::Bf16)]) {
             let (mut all, mut cut) = (vec![0.0; rows * outputs], vec![0.0; rows * (end - begin)]);
-            linear_int::call(&cpu, &mut all, whole, &x, bias.as_deref()).unwrap();
-            linear_int::call(&cpu, &mut cut, part, &x, bias.as_deref().map(|bias| &bias[begin..end])).unwrap();
+            linear::call(&cpu, &mut all, whole, &x, bias.as_deref()).unwrap();
+            linear::call(&cpu, &mut cut, part, &x, bias.as_deref().map(|bias| &bias[begin..end])).unwrap();
             for r in 0..rows {
                 let mut alone = vec![0.0; outputs];
-                linear_int::call(&cpu, &mut alone, whole, &x[r * n..][..n], bias.as_deref()).unwrap();
+                linear::call(&cpu, &mut alone, whole, &x[r * n..][..n], bias.as_deref()).unwrap();
                 let of_all = &all[r * outputs..][..outputs];
                 prop_assert_eq!(bits(of_all), bits(&alone), "{} row {} of {}", cpu.kernels().isa(), r, rows);
                 prop_assert_eq!(bits(&of_all[begin..end]), bits(&cut[r * (end - begin)..][..end - begin]), "{} outputs {}..{}", cpu.kernels().isa(), begin, end);
@@ -111,7 +111,7 @@ proptest! {
         let outs: Vec<Vec<u32>> = fused
             .map(|cpu| {
                 let mut out = vec![0.0; case.rows * case.out];
-                linear_int::call(&cpu, &mut out, weight, &x, bias.as_deref()).unwrap();
+                linear::call(&cpu, &mut out, weight, &x, bias.as_deref()).unwrap();
                 bits(&out)
             })
             .collect();

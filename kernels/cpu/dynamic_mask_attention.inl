@@ -14,7 +14,8 @@
 
 namespace {
 
-constexpr size_t AHEAD = 16;        // entries whose rows are on their way
+constexpr int FEW_ROWS = 2;          // so few take k in order and ask for rows ahead; more are bound by arithmetic
+constexpr size_t AHEAD = 16;         // entries whose rows are on their way
 constexpr size_t SEEN_CHUNK = 256; // entries whose `seen` bits are at hand at a time
 
 /// A group of (query, head) rows and its running state.
@@ -64,12 +65,12 @@ inline void find_seen(SeenEntries &seen, const AttentionRows &rows, size_t tile_
   }
 }
 
-/// Asks for row[t] of k or v some entries before it is needed, so that a few rows run through keys at the speed of memory. k
-/// and v of a tile come in turn: past the end of the tile's k begins its v, past that the next tile's k. Into L2: L1 is
-/// too small to hold what is on its way.
-template <bool is_k> inline void fetch_ahead(const AttentionRows &rows, size_t tile_begin, size_t tile_end, size_t t) {
+/// Asks for the row of k or v that is needed AHEAD entries after seen.begin + i, so that a few rows run through keys at the
+/// speed of memory. k and v of a tile come in turn: past the end of the tile's k begins its v, past that the next tile's k.
+template <bool is_k> inline void fetch_ahead(const AttentionRows &rows, const SeenEntries &seen, size_t i) {
   const DogeAttentionArgs *a = rows.args;
-  t += AHEAD;
+  const size_t tile_begin = seen.begin - seen.place, tile_end = tile_begin + seen.stride;
+  size_t t = seen.begin + i + AHEAD;
   const float *from = is_k ? a->k : a->v;
   if (t >= tile_end) {
     from = is_k ? a->v : a->k;
@@ -77,7 +78,7 @@ template <bool is_k> inline void fetch_ahead(const AttentionRows &rows, size_t t
     if (t < tile_begin || t >= a->tile_begin[a->n_tiles]) return;
   }
   const char *row = (const char *)(from + (size_t)a->row[t] * a->kv_stride);
-  for (size_t b = 0; b < a->head_dim * sizeof(float); b += 64) __builtin_prefetch(row + b, 0, 2);
+  for (size_t b = 0; b < a->head_dim * sizeof(float); b += 64) prefetch(row + b);
 }
 
 /// dot(q, k) of NR entries from seen.begin + i on, for all rows.
@@ -95,9 +96,8 @@ template <int NR> inline void entry_dots(const AttentionRows &rows, const SeenEn
 /// The same for MR = rows.n rows, entry after entry: k is read once and in order, as memory likes it best.
 template <int MR> inline void entry_dots_in_order(const AttentionRows &rows, const SeenEntries &seen) {
   const DogeAttentionArgs *a = rows.args;
-  const size_t tile_begin = seen.begin - seen.place, tile_end = tile_begin + seen.stride;
   for (size_t i = 0; i < seen.n; ++i) {
-    fetch_ahead<true>(rows, tile_begin, tile_end, seen.begin + i);
+    fetch_ahead<true>(rows, seen, i);
     const float *k = a->k + (size_t)a->row[seen.begin + i] * a->kv_stride;
     dot_tile<MR, 1>(rows.p + seen.place + i, seen.stride, 0, rows.q, &k, a->head_dim);
   }
@@ -110,8 +110,10 @@ inline void score(const AttentionRows &rows, const SeenEntries &seen) {
       for (i = 0; i < seen.n; ++i) rows.p[r * seen.stride + seen.place + i] = -INFINITY;
     return;
   }
-  if (rows.n == 1) entry_dots_in_order<1>(rows, seen), i = seen.n;
-  if (rows.n == 2) entry_dots_in_order<2>(rows, seen), i = seen.n;
+  if (rows.n <= FEW_ROWS) {
+    rows.n == 1 ? entry_dots_in_order<1>(rows, seen) : entry_dots_in_order<FEW_ROWS>(rows, seen);
+    i = seen.n;
+  }
   for (; i + TILE_COLS <= seen.n; i += TILE_COLS) {
     uint32_t any = 0;
     for (int j = 0; j < TILE_COLS; ++j) any |= seen.rows[i + j];
@@ -172,7 +174,9 @@ inline void mix_tile(const AttentionRows &rows, const SeenEntries &seen, int r, 
   constexpr uint32_t ALL = (1u << MR) - 1;
   for (size_t i = 0; i < seen.n; ++i) {
     const uint32_t by = seen.rows[i] >> r & ALL;
-    if (rows.n <= 2 && c == 0) fetch_ahead<false>(rows, seen.begin - seen.place, seen.begin - seen.place + seen.stride, seen.begin + i);
+    if constexpr (MR <= FEW_ROWS) {
+      if (rows.n == MR && c == 0) fetch_ahead<false>(rows, seen, i);
+    }
     if (!by) continue;
     const float *v = a->v + (size_t)a->row[seen.begin + i] * a->kv_stride + c;
     F32V vs[NV];

@@ -52,7 +52,7 @@ inline PairV load_pairs_n(const Bf16 *p, size_t n) {
   for (size_t i = 0; i < n; ++i) padded[i] = p[i];
   return load_pairs(padded);
 }
-inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 inline F32V add(F32V a, F32V b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline F32V sub(F32V a, F32V b) { return {_mm256_sub_ps(a.v, b.v)}; }

@@ -6,6 +6,7 @@
 //   max, min          a > b ? a : b and a < b ? a : b; so b where either is NaN
 //   times_pow2        a * 2^n, n whole, |n| <= 250, rounded once; overflows to infinity, underflows through the denormals
 //   load_pairs, dot_pairs   LANES pairs of bf16; c + the products of each pair, as the contract says of round_row's gemv
+//   prefetch          into the L2 cache: L1 is too small to hold what is on its way
 //   sum               of all lanes, by halves: (16 ->) 8 -> 4 -> 2 -> 1
 //   sum4              four sums at once, each with the bits of `sum`
 #pragma once
@@ -50,7 +51,7 @@ inline F32V load_n(const Bf16 *p, size_t n) { return widen_bf16(_mm256_maskz_loa
 inline F32V load_n(const F16 *p, size_t n) { return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p))}; }
 inline PairV load_pairs(const Bf16 *p) { return {_mm512_loadu_si512(p)}; }
 inline PairV load_pairs_n(const Bf16 *p, size_t n) { return {_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p)}; }
-inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 inline F32V add(F32V a, F32V b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32V sub(F32V a, F32V b) { return {_mm512_sub_ps(a.v, b.v)}; }

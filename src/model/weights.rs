@@ -57,8 +57,8 @@ impl LayerWeights {
             .map(|l| &l.weight)
     }
 
-    /// All matrices.
-    fn matrices(&mut self) -> impl Iterator<Item = &mut Tensor> {
+    /// The same to change; and the matrices of its experts.
+    fn matrices(&mut self) -> ([&mut Tensor; 7], impl Iterator<Item = &mut Tensor>) {
         let linears = [
             &mut self.q_proj,
             &mut self.k_proj,
@@ -69,7 +69,7 @@ impl LayerWeights {
             &mut self.down_proj,
         ];
         let experts = self.experts.iter_mut().flat_map(|e| [&mut e.router_gate, &mut e.down_embed, &mut e.up_embed]);
-        linears.map(|l| &mut l.weight).into_iter().chain(experts)
+        (linears.map(|l| &mut l.weight), experts)
     }
 }
 
@@ -172,20 +172,24 @@ impl Weights {
             widest_int_input: 0,
         };
         Tensor::gather(&mut [&mut weights.embed_tokens].into_iter().chain(&mut weights.lm_head).collect::<Vec<_>>())?;
+        let widest = |linears: &[&mut Tensor]| linears.iter().filter(|w| w.dtype().is_int()).map(|w| w.cols()).max().unwrap_or(0);
+        weights.widest_int_input = widest(&[weights.lm_head.as_mut().unwrap_or(&mut weights.embed_tokens)]);
         let (mut gathered, mut owned) = (0, 0);
         // One by one: a config that claims more layers than there are fails before it costs memory.
         for i in 0..config.num_hidden_layers {
             let mut layer = place(Some(i)).layer()?;
-            owned += layer.matrices().map(|m| m.owned_bytes()).sum::<usize>();
+            let (linears, experts) = layer.matrices();
+            weights.widest_int_input = weights.widest_int_input.max(widest(&linears));
+            owned += linears.into_iter().chain(experts).map(|m| m.owned_bytes()).sum::<usize>();
             weights.layers.push(layer);
             if owned >= GATHERED_BYTES || i + 1 == config.num_hidden_layers {
-                let matrices = weights.layers[gathered..].iter_mut().flat_map(LayerWeights::matrices);
-                Tensor::gather(&mut matrices.collect::<Vec<_>>())?;
+                let matrices = weights.layers[gathered..].iter_mut().map(LayerWeights::matrices);
+                Tensor::gather(
+                    &mut matrices.flat_map(|(linears, experts)| linears.into_iter().chain(experts)).collect::<Vec<_>>(),
+                )?;
                 (gathered, owned) = (i + 1, 0);
             }
         }
-        let linears = weights.layers.iter().flat_map(LayerWeights::linears).chain([weights.head()]);
-        weights.widest_int_input = linears.filter(|w| w.dtype().is_int()).map(Tensor::cols).max().unwrap_or(0);
         Ok(weights)
     }
 

@@ -86,8 +86,9 @@ impl Cpu {
         // together, or by attention heads if those are too few for the threads.
         let queries_step = (ROWS / heads_per_mask.max(1)).max(1).min(n_queries.max(1));
         let single = n_queries == 1;
-        let shared = (1..mask_heads).take_while(|&m| head(m).k.as_ptr() == head(0).k.as_ptr()).count() + 1;
-        let masks_step = if single && mask_heads / shared >= self.threads() { shared } else { 1 };
+        let shares_first = |m: &usize| single && head(*m).k.as_ptr() == head(0).k.as_ptr();
+        let shared = (1..mask_heads).take_while(shares_first).count() + 1;
+        let masks_step = if mask_heads / shared >= self.threads() { shared } else { 1 };
         let heads_step = if single && mask_heads < self.threads() { 1 } else { heads_per_mask.clamp(1, ROWS) };
         let (query_groups, head_groups) = (n_queries.div_ceil(queries_step), heads_per_mask.div_ceil(heads_step));
         let mask_groups = mask_heads.div_ceil(masks_step);

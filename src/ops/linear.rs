@@ -15,13 +15,10 @@ pub struct Projection<'a> {
 
 /// Outputs of a chunk are a multiple of this: the rows of a tile, and of a cut that leaves no odd rows but at the end.
 const UNIT: usize = crate::tensor::TILE;
-/// Bytes of weights that are worth a chunk of their own where one row of x meets them: shorter streams would spend their
-/// time on starting up.
-const STREAMED_BYTES: usize = 64 << 10;
-/// The same where many rows of x meet the weights: few, to share them evenly.
-const BLOCK_BYTES: usize = 64 << 10;
-/// The same of integer formats, whose blocks of x are packed anew by each chunk.
-const BLOCK_INT_BYTES: usize = 512 << 10;
+/// Bytes of weights that are worth a chunk of their own: shorter streams would spend their time on starting up.
+const CHUNK_BYTES: usize = 64 << 10;
+/// The same of integer formats where many rows of x meet them: their arithmetic takes a quarter of the time.
+const CHUNK_INT_BLOCK_BYTES: usize = 512 << 10;
 
 impl Cpu {
     /// `out[r] = weight · x[r] (+ bias)` for each row (spec 4.2). `x` is `[rows, in_features]`, `out` `[rows, out_features]`.
@@ -55,11 +52,7 @@ impl Cpu {
                 return Err(Error::BadArgument { what: "linear: weight", why });
             }
             let unit_bytes = matrix_bytes(dtype, layout, UNIT, cols).unwrap_or(usize::MAX).max(1);
-            let chunk_bytes = match rows {
-                0 | 1 => STREAMED_BYTES,
-                _ if dtype.is_int() => BLOCK_INT_BYTES,
-                _ => BLOCK_BYTES,
-            };
+            let chunk_bytes = if dtype.is_int() && rows > 1 { CHUNK_INT_BLOCK_BYTES } else { CHUNK_BYTES };
             chunk_units = chunk_units.max(chunk_bytes / unit_bytes);
             *task = Some(Task {
                 out: SharedMut::new(p.out),

@@ -66,24 +66,49 @@ impl Inputs {
     }
 }
 
-pub fn linear(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
+/// The door for any weights: `x` is prepared where they want it.
+pub fn call(cpu: &Cpu, out: &mut [f32], weight: Matrix<'_>, x: &[f32], bias: Option<&[f32]>) -> doge_engine::Result<()> {
+    let rows = x.len() / weight.cols().max(1);
+    let mut scratch = vec![0; cpu.prepared_words(rows, weight.cols())];
+    let x = cpu.prepare(&mut scratch, x, [weight])?;
+    cpu.linear(out, weight, x, bias)
+}
+
+/// Runs a case. `reference(weight, x, bias)` gives every output, and the sum of the magnitudes of its terms; `budget` makes
+/// of that sum the error an output may have.
+pub fn held(
+    cpu: &Cpu,
+    dtype: Dtype,
+    case: &Case,
+    reference: impl Fn(Matrix<'_>, &[f32], Option<&[f32]>) -> (Vec<f64>, Vec<f64>),
+    budget: impl Fn(f64) -> f64,
+) -> Worst {
     let Case { n, rows, out: outputs, .. } = *case;
     let Inputs { weight, x, bias } = Inputs::new(dtype, case);
     let weight = GuardedBytes::new(&weight, case.offset);
-    let weight = Matrix::new(dtype, outputs, n, weight.get()).expect("the bytes of a matrix");
+    let weight = Matrix::with_layout(dtype, linear_layout(dtype), outputs, n, weight.get()).expect("the bytes of a matrix");
     let (x, bias) = (Guarded::new(&x), bias.map(|bias| Guarded::new(&bias)));
     let bias = bias.as_ref().map(Guarded::get);
     // A row of no elements cannot be told from no row.
     let mut out = Painted::<f32>::new(if n == 0 { 0 } else { rows * outputs });
-    let answer = accepted(cpu.linear(out.get_mut(), weight, x.get(), bias));
+    let answer = accepted(call(cpu, out.get_mut(), weight, x.get(), bias));
+    let (want, terms) = reference(weight, x.get(), bias);
+    answer.max(intact("out", &out)).max(within("out", out.get(), &want, |i| budget(terms[i])))
+}
 
+/// The reference of weights in a float format.
+pub fn of_floats(weight: Matrix<'_>, x: &[f32], bias: Option<&[f32]>) -> (Vec<f64>, Vec<f64>) {
     let wide = reference::embed::widen(weight);
     let (wide_magnitudes, bias_magnitudes) = (magnitudes(&wide), bias.map(magnitudes));
-    let x_rows = || x.get().chunks_exact(n.max(1));
-    let want: Vec<f64> = x_rows().flat_map(|x| reference::linear::linear(&wide, &f64s(x), bias, outputs)).collect();
-    let terms: Vec<f64> = x_rows()
-        .flat_map(|x| reference::linear::linear(&wide_magnitudes, &f64s(&magnitudes(x)), bias_magnitudes.as_deref(), outputs))
-        .collect();
-    let c = chain(n, cpu.kernels().lanes());
-    answer.max(intact("out", &out)).max(within("out", out.get(), &want, |i| c * EPS * terms[i]))
+    let rows = || x.chunks_exact(weight.cols().max(1));
+    let want = rows().flat_map(|x| reference::linear::linear(&wide, &f64s(x), bias, weight.rows()));
+    let terms = rows().flat_map(|x| {
+        reference::linear::linear(&wide_magnitudes, &f64s(&magnitudes(x)), bias_magnitudes.as_deref(), weight.rows())
+    });
+    (want.collect(), terms.collect())
+}
+
+pub fn linear(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
+    let c = chain(case.n, cpu.kernels().lanes());
+    held(cpu, dtype, case, of_floats, |terms| c * EPS * terms)
 }

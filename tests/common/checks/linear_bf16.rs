@@ -2,19 +2,18 @@
 
 use doge_engine::{
     ops::{Activations, Cpu},
-    reference, Dtype, Matrix,
+    Dtype, Matrix,
 };
 use half::bf16;
 
 use super::{
     super::{
         cases::{lengths, Case, Fill, Random},
-        close::{chain, exactly, within, Worst, EPS},
-        guarded::{Guarded, GuardedBytes, Painted},
+        close::{chain, exactly, Worst, EPS},
+        guarded::{Guarded, Painted},
     },
-    accepted, f64s, intact,
-    linear::Inputs,
-    magnitudes,
+    accepted, intact,
+    linear::{held, of_floats},
 };
 
 /// `n` columns, `rows` rows.
@@ -54,27 +53,11 @@ pub fn round_row(cpu: &Cpu, _: Dtype, case: &Case) -> Worst {
 }
 
 pub fn linear(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
-    let cpu = rounding(cpu);
-    let Case { n, rows, out: outputs, .. } = *case;
-    let Inputs { weight, x, bias } = Inputs::new(dtype, case);
-    let weight = GuardedBytes::new(&weight, case.offset);
-    let weight = Matrix::new(dtype, outputs, n, weight.get()).expect("the bytes of a matrix");
-    let (x, bias) = (Guarded::new(&x), bias.map(|bias| Guarded::new(&bias)));
-    let bias = bias.as_ref().map(Guarded::get);
-    // A row of no elements cannot be told from no row.
-    let mut out = Painted::<f32>::new(if n == 0 { 0 } else { rows * outputs });
-    let mut scratch = vec![0; cpu.prepared_words(rows, n)];
-    let answer = cpu.prepare(&mut scratch, x.get(), [weight]).and_then(|x| cpu.linear(out.get_mut(), weight, x, bias));
-
-    let wide = reference::embed::widen(weight);
-    let (wide_magnitudes, bias_magnitudes) = (magnitudes(&wide), bias.map(magnitudes));
-    let rounded: Vec<f32> = x.get().iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
-    let x_rows = || rounded.chunks_exact(n.max(1));
-    let want: Vec<f64> = x_rows().flat_map(|x| reference::linear::linear(&wide, &f64s(x), bias, outputs)).collect();
-    let terms: Vec<f64> = x_rows()
-        .flat_map(|x| reference::linear::linear(&wide_magnitudes, &f64s(&magnitudes(x)), bias_magnitudes.as_deref(), outputs))
-        .collect();
     // The dot instruction takes denormals for zero: of each column its product, or the sum so far.
-    let (c, flushed) = (chain(n, cpu.kernels().lanes()), 2.0 * n as f64 * f64::from(f32::MIN_POSITIVE));
-    accepted(answer).max(intact("out", &out)).max(within("out", out.get(), &want, |i| c * EPS * terms[i] + flushed))
+    let (c, flushed) = (chain(case.n, cpu.kernels().lanes()), 2.0 * case.n as f64 * f64::from(f32::MIN_POSITIVE));
+    let of_rounded = |weight: Matrix<'_>, x: &[f32], bias: Option<&[f32]>| {
+        let rounded: Vec<f32> = x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+        of_floats(weight, &rounded, bias)
+    };
+    held(&rounding(cpu), dtype, case, of_rounded, |terms| c * EPS * terms + flushed)
 }

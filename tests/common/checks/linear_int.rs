@@ -9,11 +9,11 @@ use doge_engine::{
 use super::{
     super::{
         cases::{lengths, linear_layout, stored, Case, Fill, Random},
-        close::{exactly, within, Worst, EPS},
-        guarded::{Guarded, GuardedBytes, Painted},
+        close::{exactly, Worst, EPS},
+        guarded::{Guarded, Painted},
     },
     accepted, intact,
-    linear::Inputs,
+    linear::held,
 };
 
 /// `n` columns, `rows` rows.
@@ -77,30 +77,14 @@ fn same_row(x: &[f32], got: &[u32]) -> Worst {
     ))
 }
 
-/// The door for any weights: `x` is prepared where they want it.
-pub fn call(cpu: &Cpu, out: &mut [f32], weight: Matrix<'_>, x: &[f32], bias: Option<&[f32]>) -> doge_engine::Result<()> {
-    let rows = x.len() / weight.cols().max(1);
-    let mut scratch = vec![0; cpu.prepared_words(rows, weight.cols())];
-    let x = cpu.prepare(&mut scratch, x, [weight])?;
-    cpu.linear(out, weight, x, bias)
-}
-
 pub fn linear(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
-    let Case { n, rows, out: outputs, .. } = *case;
-    let Inputs { weight, x, bias } = Inputs::new(dtype, case);
-    let weight = GuardedBytes::new(&weight, case.offset);
-    let weight = Matrix::with_layout(dtype, linear_layout(dtype), outputs, n, weight.get()).expect("the bytes of a matrix");
-    let (x, bias) = (Guarded::new(&x), bias.map(|bias| Guarded::new(&bias)));
-    let bias = bias.as_ref().map(Guarded::get);
-    // A row of no elements cannot be told from no row.
-    let mut out = Painted::<f32>::new(if n == 0 { 0 } else { rows * outputs });
-    let answer = accepted(call(cpu, out.get_mut(), weight, x.get(), bias));
-
-    let of_rows = x.get().chunks_exact(n.max(1)).map(|x| linear_int(weight, &reference(x), bias));
-    let (want, terms): (Vec<Vec<f64>>, Vec<Vec<f64>>) = of_rows.unzip();
-    let (want, terms) = (want.concat(), terms.concat());
+    let of_quantized = |weight: Matrix<'_>, x: &[f32], bias: Option<&[f32]>| {
+        let of_rows = x.chunks_exact(weight.cols().max(1)).map(|x| linear_int(weight, &reference(x), bias));
+        let (want, terms): (Vec<Vec<f64>>, Vec<Vec<f64>>) = of_rows.unzip();
+        (want.concat(), terms.concat())
+    };
     // The integers are exact. Of each group the product of the scales and (without a fused multiply-add) that with the integer
     // are rounded, then the sum over the groups, one after another; then the bias.
-    let c = (n.div_ceil(32) + 4) as f64;
-    answer.max(intact("out", &out)).max(within("out", out.get(), &want, |i| c * EPS * terms[i]))
+    let c = (case.n.div_ceil(32) + 4) as f64;
+    held(cpu, dtype, case, of_quantized, |terms| c * EPS * terms)
 }

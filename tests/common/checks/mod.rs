@@ -6,7 +6,7 @@ pub mod attention;
 mod experts;
 pub mod linear;
 mod linear_bf16;
-pub mod linear_int;
+mod linear_int;
 mod norms;
 mod roof;
 mod rows;
