@@ -2,7 +2,8 @@
 //! for a driver.
 
 use std::{
-    ffi::{c_char, CStr},
+    ffi::{c_char, CStr, CString},
+    fmt,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -76,19 +77,30 @@ pub fn library() -> &'static Library {
     })
 }
 
-/// The emulated GPU.
+/// With DOGE_TEST_GPU=1 the tests run on the machine's own GPU, by the kernels in the binary (.ci/gpu.sh).
+pub fn is_real() -> bool {
+    std::env::var("DOGE_TEST_GPU").is_ok_and(|word| word == "1")
+}
+
+/// The emulated GPU, or the real one.
 pub fn device() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     let open = || {
-        library();
-        std::env::set_var("DOGE_CUDA_KERNELS", images());
-        Device::open(0).expect("the emulated GPU")
+        if !is_real() {
+            library();
+            std::env::set_var("DOGE_CUDA_KERNELS", images());
+        }
+        Device::open(0).expect("a GPU")
     };
     DEVICE.get_or_init(open).clone()
 }
 
-/// Threads run in this order from now on: 0 ascending, 1 descending, above that random, anew at each launch.
+/// Threads run in this order from now on: 0 ascending, 1 descending, above that random, anew at each launch. A real GPU has its
+/// own.
 pub fn schedule(seed: u32) {
+    if is_real() {
+        return;
+    }
     // SAFETY: the function's own signature.
     unsafe { library().get::<unsafe extern "C" fn(u32)>(b"doge_emulator_seed").unwrap()(seed) }
 }
@@ -113,34 +125,55 @@ impl Fault {
     const COUNTS: u32 = 9;
 }
 
-fn plant_raw(kind: u32, site: u32) {
+/// Where in the kernels something can break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    pub fault: Fault,
+    pub file: CString,
+    pub line: u32,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.to_string_lossy();
+        write!(f, "{:?} at {}:{}", self.fault, file.rsplit('/').next().unwrap_or_default(), self.line)
+    }
+}
+
+fn plant_raw(kind: u32, file: &CStr, line: u32) {
     // SAFETY: the function's own signature.
-    unsafe { library().get::<unsafe extern "C" fn(u32, u32)>(b"doge_emulator_plant").unwrap()(kind, site) }
+    unsafe {
+        library().get::<unsafe extern "C" fn(u32, *const c_char, u32)>(b"doge_emulator_plant").unwrap()(kind, file.as_ptr(), line)
+    }
 }
 
 /// Breaks a site, until [`heal`].
-pub fn plant(fault: Fault, site: u32) {
-    plant_raw(fault as u32, site);
+pub fn plant(site: &Site) {
+    plant_raw(site.fault as u32, &site.file, site.line);
 }
 
 pub fn heal() {
-    plant_raw(0, 0);
+    plant_raw(0, c"", 0);
 }
 
-/// Begins to count the sites that run.
+/// Begins to count the sites that run, from none on.
 pub fn count_sites() {
-    plant_raw(Fault::COUNTS, 0);
+    plant_raw(Fault::COUNTS, c"", 0);
 }
 
-/// The sites of a kind that ran since, as file:line, in the order of their first run.
-pub fn sites(fault: Fault) -> Vec<String> {
+/// The sites that ran since, those of a kind in the order of their first run.
+pub fn sites() -> Vec<Site> {
     let library = library();
-    // SAFETY: the functions' own signatures; the site is one of those counted.
+    // SAFETY: the functions' own signatures; a site is one of those counted.
     unsafe {
-        let count = library.get::<unsafe extern "C" fn(u32) -> u32>(b"doge_emulator_sites").unwrap()(fault as u32);
+        let count = library.get::<unsafe extern "C" fn(u32) -> u32>(b"doge_emulator_sites").unwrap();
         let line = library.get::<unsafe extern "C" fn(u32, u32) -> u32>(b"doge_emulator_site_line").unwrap();
         let file = library.get::<unsafe extern "C" fn(u32, u32) -> *const c_char>(b"doge_emulator_site_file").unwrap();
-        let place = |site| (CStr::from_ptr(file(fault as u32, site)).to_string_lossy(), line(fault as u32, site));
-        (0..count).map(place).map(|(file, line)| format!("{file}:{line}")).collect()
+        let of_kind = |fault: Fault| {
+            let kind = fault as u32;
+            (0..count(kind)).map(|i| (CStr::from_ptr(file(kind, i)).to_owned(), line(kind, i))).collect::<Vec<_>>()
+        };
+        let site = |fault, (file, line)| Site { fault, file, line };
+        Fault::ALL.into_iter().flat_map(|fault| of_kind(fault).into_iter().map(move |at| site(fault, at))).collect()
     }
 }

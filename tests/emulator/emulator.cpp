@@ -67,9 +67,10 @@ struct Block {
 Block *running;
 std::mutex one_at_a_time;
 
-// The planted fault, and the sites that could have had it.
+// The planted fault and its place, and the sites that were counted.
 Fault fault;
-uint32_t fault_site;
+Site fault_site;
+std::string fault_file;
 std::vector<Site> sites[FAULT_COUNT];
 
 Thread &current() { return running->threads[running->current]; }
@@ -228,10 +229,10 @@ void *shared(size_t bytes) {
 
 bool broken_here(Fault kind, const char *file, uint32_t line) {
   const Site site = {file, line};
+  if (fault != FAULT_COUNT) return fault == kind && fault_site == site;
   std::vector<Site> &known = sites[kind];
-  const size_t index = (size_t)(std::find(known.begin(), known.end(), site) - known.begin());
-  if (index == known.size()) known.push_back(site);
-  return fault == kind && fault_site == index;
+  if (std::find(known.begin(), known.end(), site) == known.end()) known.push_back(site);
+  return false;
 }
 
 void sync(const char *file, uint32_t line) {
@@ -294,16 +295,19 @@ void copy_wait(uint32_t under_way) {
 // What tests call.
 #define DOGE_EXPORT extern "C" __attribute__((visibility("default")))
 
-/// Breaks site number `site` of a kind (emulator::Fault) from now on, and forgets the sites seen. FAULT_COUNT only counts
-/// sites; FAULT_NONE ends it.
-DOGE_EXPORT void doge_emulator_plant(uint32_t kind, uint32_t site) {
+/// Breaks one kind of thing (emulator::Fault) at one place of the source from now on. FAULT_COUNT breaks nothing and counts
+/// sites, from none on; FAULT_NONE ends either.
+DOGE_EXPORT void doge_emulator_plant(uint32_t kind, const char *file, uint32_t line) {
+  emulator::fault_file = file;
+  emulator::fault_site = {emulator::fault_file.c_str(), line};
   emulator::fault = (emulator::Fault)kind;
-  emulator::fault_site = site;
   emulator::watching = kind != emulator::FAULT_NONE;
-  for (auto &known : emulator::sites) known.clear();
+  if (kind == emulator::FAULT_COUNT) {
+    for (auto &known : emulator::sites) known.clear();
+  }
 }
 
-/// Sites of a kind that ran since the last plant.
+/// Sites of a kind that were counted.
 DOGE_EXPORT uint32_t doge_emulator_sites(uint32_t kind) { return (uint32_t)emulator::sites[kind].size(); }
 
 /// Where a site is.
