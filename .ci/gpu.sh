@@ -74,8 +74,7 @@ run() {
     step "golden-$dtype" ./doge verify tests/golden --device cuda "${asked[@]}"
   done
   step kernels ./test_cuda_kernels --test-threads 1
-  # The two that are left out start the command beside the stand-in driver.
-  step engine ./test_cuda --test-threads 1 --skip the_command_runs_on_the_gpu --skip failures_of_the_gpu_have_names
+  step engine ./test_cuda --test-threads 1
   step same-text same_text
 
   local tool

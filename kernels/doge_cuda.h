@@ -124,6 +124,9 @@ typedef struct DogeCudaKept {
   float *k, *v;    /* [nkv][n_arena][kv_row]: the arena, n_arena = g * n_slots */
   uint32_t n_slots, n_arena, kv_row, mask_heads, kv_heads;
 } DogeCudaKept;
+/* With sliding_window a DogeCudaKept is a ring of all keys of the window: n_arena = n_slots, the key of place p at row
+ * p % n_slots of k, v and mask; row, place and count are not used. n_slots is a multiple of DOGE_CUDA_TILE and at least
+ * window + DOGE_CUDA_BLOCK, so that a block's keys overwrite none that its queries see. */
 
 /* The keys that the queries of a block of more than one token see, by slot, in each slot in order of time. Written by
  * doge_kept_offer, one list a mask head, room for n_slots + DOGE_CUDA_BLOCK entries. */
@@ -147,18 +150,38 @@ typedef struct DogeCudaOfferArgs {
   uint32_t n_rows;
 } DogeCudaOfferArgs;
 
+/* Writes a block's keys into the ring. */
+typedef struct DogeCudaWindowAddArgs {
+  DogeCudaKept kept;
+  const float *k, *v; /* [n_rows][kv_stride] */
+  const float *mask;  /* [n_rows][M] */
+  const DogeCudaPlace *at;
+  uint32_t n_rows, head_dim, kv_stride;
+} DogeCudaWindowAddArgs;
+
+/* Of the keys of its window, each query of a block sees the n_keep of largest mask, ties to the earlier place. The key of
+ * place p is bit p % DOGE_CUDA_TILE of word p / DOGE_CUDA_TILE % (n_slots / DOGE_CUDA_TILE). */
+typedef struct DogeCudaWindowChooseArgs {
+  DogeCudaKept kept;
+  uint32_t *seen; /* [n_rows][M][n_slots / DOGE_CUDA_TILE] */
+  const DogeCudaPlace *at;
+  uint32_t n_rows, window, n_keep;
+} DogeCudaWindowChooseArgs;
+
 /* Attention of a block's queries over their keys (spec 4.4). doge_attention_decode: one query, a block of threads for each
  * tile of slots, partial results to `partial`, merged by doge_attention_merge. doge_attention_prefill: any number of
- * queries over the key lists. Both give a query the same bits. */
+ * queries over the key lists. Both give a query the same bits. With `seen`, tiles are of neighbouring places of the ring. */
 typedef struct DogeCudaAttentionArgs {
   DogeCudaKept kept;
   DogeCudaKeyList list;
+  const uint32_t *seen; /* with sliding_window, as above; else NULL */
   float *out;         /* [n_rows][q_stride] */
   const float *q;     /* [n_rows][q_stride], head h at h * head_dim */
   const float *k, *v; /* [n_rows][kv_stride]: the block's own keys, head at kv_head * head_dim */
   float *partial;     /* [q_heads][tiles][2 + head_dim]: maximum, sum, weighted values; decode only */
   const DogeCudaPlace *at;
   uint32_t n_rows, q_heads, head_dim, q_stride, kv_stride, partial_tiles;
+  uint32_t window; /* read with `seen` */
   float scale;
 } DogeCudaAttentionArgs;
 

@@ -6,6 +6,8 @@
 // thread for each channel, keys one after another in the order of their slots. A key that a query does not see adds zero.
 // Tiles are merged in ascending order by their maxima. Prefill does that as it goes; decode spreads the tiles over the grid
 // and merges in a kernel of its own, by the same function.
+//
+// With sliding_window the tiles are of neighbouring places, out of the ring, and a bit says which query sees which key.
 #include "device.h"
 
 namespace {
@@ -38,7 +40,7 @@ DOGE_DEVICE void merge(float &largest, float &sum, float *out, int columns, floa
   for (int i = 0; i < columns; ++i) out[i] = dev::fma(out[i], mine, other[i] * others);
 }
 
-/// The keys of one mask head.
+/// The keys of one mask head. Entry t of a list, or of the ring the key of place t.
 struct Keys {
   const uint32_t *row, *seen_from, *seen_until; // seen_from NULL: everybody sees all
   const float *mask;
@@ -51,7 +53,7 @@ DOGE_DEVICE Keys keys_of(const DogeCudaAttentionArgs &a, uint32_t m, bool is_lis
   const size_t arena = (size_t)kv_head * a.kept.n_arena * a.kept.kv_row, fresh = (size_t)kv_head * a.head_dim;
   Keys keys = {a.kept.row + (size_t)m * a.kept.n_slots, nullptr, nullptr, a.kept.mask + (size_t)m * a.kept.n_slots,
                a.kept.k + arena, a.kept.v + arena, a.k + fresh, a.v + fresh};
-  if (is_list) {
+  if (is_list && a.seen == nullptr) {
     const size_t base = (size_t)m * a.list.room;
     keys.row = a.list.row + base;
     keys.mask = a.list.mask + base;
@@ -59,6 +61,19 @@ DOGE_DEVICE Keys keys_of(const DogeCudaAttentionArgs &a, uint32_t m, bool is_lis
     keys.seen_until = a.list.seen_until + base;
   }
   return keys;
+}
+
+/// With sliding_window: the first key that a query sees, if it is kept.
+DOGE_DEVICE uint32_t window_first(const DogeCudaAttentionArgs &a, uint32_t query) {
+  const uint32_t place = a.at->place + query;
+  return place - dev::least(place, a.window - 1);
+}
+
+/// With sliding_window: does the query see the key of `place`, which stands in its tiles?
+DOGE_DEVICE bool sees_in_window(const DogeCudaAttentionArgs &a, uint32_t query, uint32_t m, uint32_t place) {
+  const uint32_t tiles = a.kept.n_slots / DOGE_CUDA_TILE;
+  const uint32_t word = a.seen[((size_t)query * a.kept.mask_heads + m) * tiles + place / DOGE_CUDA_TILE % tiles];
+  return (word >> place % DOGE_CUDA_TILE & 1) != 0;
 }
 
 /// Four channels; a head may begin at any even number of floats.
@@ -92,7 +107,8 @@ DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const K
                           uint32_t end, Sums<ROWS, COLUMNS> &sums) {
   const uint32_t place0 = a.at->place, part = dev::thread() % LANES_A_KEY;
   for (uint32_t first = begin; first < end; first += KEYS_AT_ONCE) {
-    const uint32_t entry = first + dev::thread() / LANES_A_KEY, t = dev::least(entry, end - 1), row = keys.row[t];
+    const uint32_t entry = first + dev::thread() / LANES_A_KEY, t = dev::least(entry, end - 1);
+    const uint32_t row = a.seen != nullptr ? t % a.kept.n_slots : keys.row[t];
     const bool is_new = (row & DOGE_CUDA_NEW) != 0;
     const size_t at = is_new ? (size_t)(row & ~DOGE_CUDA_NEW) * a.kv_stride : (size_t)row * a.kept.kv_row;
     const float *const k = (is_new ? keys.new_k : keys.arena_k) + at;
@@ -106,7 +122,7 @@ DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const K
         for (uint32_t i = 0; i < 4; ++i) dot[r] = dev::fma(shared.q[r][c + i], x[i], dot[r]);
       }
     }
-    const float mask = keys.mask[t];
+    const float mask = keys.mask[a.seen != nullptr ? row : t];
     const uint32_t from = keys.seen_from != nullptr ? keys.seen_from[t] : 0;
     const uint32_t until = keys.seen_from != nullptr ? keys.seen_until[t] : DOGE_CUDA_NEVER;
 #pragma unroll
@@ -114,7 +130,7 @@ DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const K
       float sum = dot[r];
       for (uint32_t lanes = LANES_A_KEY / 2; lanes > 0; lanes /= 2) sum += dev::shuffle_xor(sum, lanes);
       const uint32_t place = place0 + rows.query(r);
-      const bool sees = from <= place && place < until;
+      const bool sees = a.seen != nullptr ? sees_in_window(a, rows.query(r), rows.m, t) : from <= place && place < until;
       if (part == (uint32_t)r && entry < end) shared.p[r][t - begin] = sees ? dev::fma(sum, a.scale, mask) : -dev::infinity();
     }
     if (part == 0 && entry < end) shared.v[t - begin] = (is_new ? keys.new_v : keys.arena_v) + at;
@@ -176,9 +192,16 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void prefill(const DogeCudaAttentio
   dev::sync();
   Sums<ROWS, COLUMNS> sums;
   begin_sums(sums);
-  const uint32_t *const tile_begin = a.list.tile_begin + (size_t)m * a.list.tiles_room;
-  const uint32_t tiles = (a.kept.count[m] + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
-  for (uint32_t i = 0; i < tiles; ++i) add_tile<ROWS, COLUMNS>(shared, a, keys, rows, tile_begin[i], tile_begin[i + 1], sums);
+  if (a.seen != nullptr) {
+    const uint32_t end = a.at->place + rows.query(ROWS - 1) + 1;
+    for (uint32_t begin = window_first(a, rows.query(0)) / DOGE_CUDA_TILE * DOGE_CUDA_TILE; begin < end; begin += DOGE_CUDA_TILE) {
+      add_tile<ROWS, COLUMNS>(shared, a, keys, rows, begin, dev::least(begin + DOGE_CUDA_TILE, end), sums);
+    }
+  } else {
+    const uint32_t *const tile_begin = a.list.tile_begin + (size_t)m * a.list.tiles_room;
+    const uint32_t tiles = (a.kept.count[m] + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
+    for (uint32_t i = 0; i < tiles; ++i) add_tile<ROWS, COLUMNS>(shared, a, keys, rows, tile_begin[i], tile_begin[i + 1], sums);
+  }
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     if (rows.first + r >= rows.end) continue;
@@ -190,18 +213,30 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void prefill(const DogeCudaAttentio
   }
 }
 
+/// The keys of a single query: slots, or whole tiles of places up to its own.
+struct Range {
+  uint32_t begin, end;
+};
+
+DOGE_DEVICE Range range(const DogeCudaAttentionArgs &a, uint32_t m) {
+  if (a.seen == nullptr) return {0, a.kept.count[m]};
+  return {window_first(a, 0) / DOGE_CUDA_TILE * DOGE_CUDA_TILE, a.at->place + 1};
+}
+
 /// Grid: tiles, mask heads, groups of ROWS heads.
 template <int ROWS, int COLUMNS> DOGE_DEVICE void decode(const DogeCudaAttentionArgs &a) {
   Shared<ROWS, DOGE_CUDA_TILE> &shared = dev::shared<Shared<ROWS, DOGE_CUDA_TILE>>();
-  const uint32_t m = dev::block_y(), tile = dev::block_x(), heads = a.q_heads / a.kept.mask_heads, count = a.kept.count[m];
-  if (tile * DOGE_CUDA_TILE >= count) return;
+  const uint32_t m = dev::block_y(), tile = dev::block_x(), heads = a.q_heads / a.kept.mask_heads;
+  const Range all = range(a, m);
+  const uint32_t begin = all.begin + tile * DOGE_CUDA_TILE;
+  if (begin >= all.end) return;
   const Rows rows = {dev::block_z() * ROWS, heads, heads, m};
   const Keys keys = keys_of(a, m, false);
   load_queries<ROWS>(shared, a, rows);
   dev::sync();
   Sums<ROWS, COLUMNS> sums;
   begin_sums(sums);
-  add_tile<ROWS, COLUMNS>(shared, a, keys, rows, tile * DOGE_CUDA_TILE, dev::least((tile + 1) * DOGE_CUDA_TILE, count), sums);
+  add_tile<ROWS, COLUMNS>(shared, a, keys, rows, begin, dev::least(begin + DOGE_CUDA_TILE, all.end), sums);
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     if (rows.first + r >= rows.end) continue;
@@ -225,7 +260,8 @@ DOGE_KERNEL(doge_attention_decode_256, DOGE_CUDA_THREADS, DogeCudaAttentionArgs)
 /// Merges the tiles of one query, in ascending order. Grid: heads.
 DOGE_KERNEL(doge_attention_merge, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) {
   const uint32_t head = dev::block_x(), m = head / (a.q_heads / a.kept.mask_heads);
-  const uint32_t tiles = (a.kept.count[m] + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
+  const Range all = range(a, m);
+  const uint32_t tiles = (all.end - all.begin + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
   for (uint32_t c = dev::thread(); c < a.head_dim; c += THREADS) {
     float largest = -dev::infinity(), sum = 0.0f, out = 0.0f;
 #pragma unroll 4

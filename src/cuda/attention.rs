@@ -1,7 +1,8 @@
 use super::{
     buffer::{expect_len, Buffer, Rows},
     device::Device,
-    kept::{Kept, KeyLists},
+    kept::Kept,
+    key_lists::KeyLists,
     ops::Place,
 };
 use crate::{ffi, Error, Result};
@@ -58,10 +59,12 @@ impl Device {
             let why = format!("heads of {d} channels (256 are the most), {q_heads} of them over {mask_heads} masks");
             return Err(Error::BadArgument { what: "attention", why });
         }
-        let tiles = slots.div_ceil(ffi::DOGE_CUDA_TILE as usize);
+        let tiles = kept.shape().tiles();
         let args = ffi::DogeCudaAttentionArgs {
             kept: kept.args(),
             list: lists.args(),
+            seen: lists.seen_bits(),
+            window: kept.shape().sliding_window.unwrap_or(0) as u32,
             out: out.buffer.ptr_mut(),
             q: q.buffer.ptr(),
             k: k.buffer.ptr(),

@@ -129,7 +129,7 @@ impl Forward<'_> {
         let k = Heads { rows: &mut s.k, heads: nkv, norm: layer.k_norm.as_ref() };
         gpu.rope(q, k, &s.cos, &s.sin, &s.at, d, c.rms_norm_eps, n)?;
 
-        gpu.kept_offer(kept, &mut s.lists, &s.mask, &s.at, n)?;
+        gpu.kept_offer(kept, &mut s.lists, (&s.k, &s.v), &s.mask, &s.at, n)?;
         let shape = AttentionShape { n_rows: n, q_heads: nq, scale: 1.0 / (d as f32).sqrt() };
         gpu.dynamic_mask_attention(&mut s.attn, &s.q, (&s.k, &s.v), kept, &mut s.lists, &mut s.partial, &s.at, shape)?;
         if let Some(watch) = watch {

@@ -14,6 +14,7 @@ mod device;
 mod forward;
 mod images;
 mod kept;
+mod key_lists;
 mod linear;
 mod ops;
 mod roof;
@@ -21,6 +22,7 @@ mod scratch;
 mod sequence;
 mod table;
 mod weights;
+mod window;
 
 pub use buffer::{Buffer, Rows};
 pub use device::{Device, MISSING_KERNELS};

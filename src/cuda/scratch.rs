@@ -4,7 +4,8 @@ use super::{
     attention::partial_floats,
     buffer::{padded, Buffer, Rows},
     device::Device,
-    kept::{KeptShape, KeyLists},
+    kept::KeptShape,
+    key_lists::KeyLists,
     ops::{Place, PLACE_WORDS},
 };
 use crate::{model::Checkpoint, Result};
@@ -75,7 +76,7 @@ impl Scratch {
             rounded: Buffer::zeros(device, rows * padded(widest))?,
             chosen: Buffer::zeros(device, STEPS_MAX)?,
             eos: Buffer::zeros(device, EOS_MAX)?,
-            lists: KeyLists::new(device, kept)?,
+            lists: KeyLists::new(device, kept, rows)?,
             partial: Buffer::zeros(device, partial_floats(c.num_attention_heads, c.head_dim, kept.slots))?,
         })
     }
@@ -89,6 +90,6 @@ impl Scratch {
         let row = row + padded(2 * keys) + padded(widest) / 2 + checkpoint.variant.mask_heads + 2 * c.num_experts_per_tok;
         let tables = rows.max(STEPS_MAX) * c.head_dim + padded(c.vocab_size) + padded(c.hidden_size);
         let partial = partial_floats(c.num_attention_heads, c.head_dim, kept.slots);
-        4 * (rows as u128 * row as u128 + tables as u128 + partial as u128) + KeyLists::bytes(kept)
+        4 * (rows as u128 * row as u128 + tables as u128 + partial as u128) + KeyLists::bytes(kept, rows)
     }
 }

@@ -11,6 +11,7 @@ use super::{
     ops::PLACE_WORDS,
     scratch::{Scratch, EOS_MAX, STEPS_MAX},
     weights::DeviceWeights,
+    window::ring_rows,
 };
 use crate::{
     ffi,
@@ -68,6 +69,8 @@ impl Sequence {
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             slots: 0,
+            keep_window_size: config.keep_window_size,
+            sliding_window: config.sliding_window,
         };
         Ok(Sequence {
             weights: weights.clone(),
@@ -91,7 +94,12 @@ impl Sequence {
     }
 
     fn shape_for(&self, tokens: usize) -> KeptShape {
-        KeptShape { slots: tokens.min(self.checkpoint.config.keep_window_size), ..self.shape }
+        let slots = match self.shape.sliding_window {
+            None => tokens.min(self.shape.keep_window_size),
+            Some(_) if tokens == 0 => 0,
+            Some(window) => ring_rows(window, self.options.ctx_size),
+        };
+        KeptShape { slots, ..self.shape }
     }
 
     /// Makes room for a sequence of `tokens` tokens.

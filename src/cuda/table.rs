@@ -21,6 +21,8 @@ pub(super) struct Table {
     pub mask_score: Kernel,
     pub kept_offer: Kernel,
     pub kept_commit: Kernel,
+    pub window_add: Kernel,
+    pub window_choose: Kernel,
     /// For heads of up to 128 channels, and up to 256.
     pub attention_prefill: [Kernel; 2],
     pub attention_decode: [Kernel; 2],
@@ -70,6 +72,8 @@ impl Table {
             mask_score: one("doge_mask_score", THREADS)?,
             kept_offer: one("doge_kept_offer", THREADS)?,
             kept_commit: one("doge_kept_commit", THREADS)?,
+            window_add: one("doge_window_add", THREADS)?,
+            window_choose: one("doge_window_choose", THREADS)?,
             attention_prefill: [one("doge_attention_prefill_128", THREADS)?, one("doge_attention_prefill_256", THREADS)?],
             attention_decode: [one("doge_attention_decode_128", THREADS)?, one("doge_attention_decode_256", THREADS)?],
             attention_merge: one("doge_attention_merge", THREADS)?,
@@ -90,6 +94,8 @@ impl Args for ffi::DogeCudaMaskScoreArgs {}
 impl Args for ffi::DogeCudaOfferArgs {}
 impl Args for ffi::DogeCudaAttentionArgs {}
 impl Args for ffi::DogeCudaCommitArgs {}
+impl Args for ffi::DogeCudaWindowAddArgs {}
+impl Args for ffi::DogeCudaWindowChooseArgs {}
 impl Args for ffi::DogeCudaGatedArgs {}
 impl Args for ffi::DogeCudaExpertsArgs {}
 impl Args for ffi::DogeCudaArgmaxArgs {}

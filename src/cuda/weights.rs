@@ -144,9 +144,6 @@ fn check_supported(checkpoint: &Checkpoint) -> Result<()> {
     let config = &checkpoint.config;
     let refuse =
         |what: &str, why: &str| Err(Error::UnsupportedOnDevice { what: what.into(), why: format!("{why}; use --device cpu") });
-    if config.sliding_window.is_some() {
-        return refuse("sliding_window", "its dropped keys can return, which needs every key of the window, not a fixed set");
-    }
     if config.head_dim > HEAD_DIM_MAX {
         return refuse(&format!("head_dim {}", config.head_dim), "attention has room for 256 channels a head");
     }

@@ -669,9 +669,56 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DogeCudaWindowAddArgs {
+    pub kept: DogeCudaKept,
+    pub k: *const f32,
+    pub v: *const f32,
+    pub mask: *const f32,
+    pub at: *const DogeCudaPlace,
+    pub n_rows: u32,
+    pub head_dim: u32,
+    pub kv_stride: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaWindowAddArgs"][::core::mem::size_of::<DogeCudaWindowAddArgs>() - 120usize];
+    ["Alignment of DogeCudaWindowAddArgs"][::core::mem::align_of::<DogeCudaWindowAddArgs>() - 8usize];
+    ["Offset of field: DogeCudaWindowAddArgs::kept"][::core::mem::offset_of!(DogeCudaWindowAddArgs, kept) - 0usize];
+    ["Offset of field: DogeCudaWindowAddArgs::k"][::core::mem::offset_of!(DogeCudaWindowAddArgs, k) - 72usize];
+    ["Offset of field: DogeCudaWindowAddArgs::v"][::core::mem::offset_of!(DogeCudaWindowAddArgs, v) - 80usize];
+    ["Offset of field: DogeCudaWindowAddArgs::mask"][::core::mem::offset_of!(DogeCudaWindowAddArgs, mask) - 88usize];
+    ["Offset of field: DogeCudaWindowAddArgs::at"][::core::mem::offset_of!(DogeCudaWindowAddArgs, at) - 96usize];
+    ["Offset of field: DogeCudaWindowAddArgs::n_rows"][::core::mem::offset_of!(DogeCudaWindowAddArgs, n_rows) - 104usize];
+    ["Offset of field: DogeCudaWindowAddArgs::head_dim"][::core::mem::offset_of!(DogeCudaWindowAddArgs, head_dim) - 108usize];
+    ["Offset of field: DogeCudaWindowAddArgs::kv_stride"][::core::mem::offset_of!(DogeCudaWindowAddArgs, kv_stride) - 112usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DogeCudaWindowChooseArgs {
+    pub kept: DogeCudaKept,
+    pub seen: *mut u32,
+    pub at: *const DogeCudaPlace,
+    pub n_rows: u32,
+    pub window: u32,
+    pub n_keep: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaWindowChooseArgs"][::core::mem::size_of::<DogeCudaWindowChooseArgs>() - 104usize];
+    ["Alignment of DogeCudaWindowChooseArgs"][::core::mem::align_of::<DogeCudaWindowChooseArgs>() - 8usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::kept"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, kept) - 0usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::seen"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, seen) - 72usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::at"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, at) - 80usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::n_rows"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, n_rows) - 88usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::window"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, window) - 92usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::n_keep"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, n_keep) - 96usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DogeCudaAttentionArgs {
     pub kept: DogeCudaKept,
     pub list: DogeCudaKeyList,
+    pub seen: *const u32,
     pub out: *mut f32,
     pub q: *const f32,
     pub k: *const f32,
@@ -684,28 +731,31 @@ pub struct DogeCudaAttentionArgs {
     pub q_stride: u32,
     pub kv_stride: u32,
     pub partial_tiles: u32,
+    pub window: u32,
     pub scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaAttentionArgs"][::core::mem::size_of::<DogeCudaAttentionArgs>() - 248usize];
+    ["Size of DogeCudaAttentionArgs"][::core::mem::size_of::<DogeCudaAttentionArgs>() - 256usize];
     ["Alignment of DogeCudaAttentionArgs"][::core::mem::align_of::<DogeCudaAttentionArgs>() - 8usize];
     ["Offset of field: DogeCudaAttentionArgs::kept"][::core::mem::offset_of!(DogeCudaAttentionArgs, kept) - 0usize];
     ["Offset of field: DogeCudaAttentionArgs::list"][::core::mem::offset_of!(DogeCudaAttentionArgs, list) - 72usize];
-    ["Offset of field: DogeCudaAttentionArgs::out"][::core::mem::offset_of!(DogeCudaAttentionArgs, out) - 168usize];
-    ["Offset of field: DogeCudaAttentionArgs::q"][::core::mem::offset_of!(DogeCudaAttentionArgs, q) - 176usize];
-    ["Offset of field: DogeCudaAttentionArgs::k"][::core::mem::offset_of!(DogeCudaAttentionArgs, k) - 184usize];
-    ["Offset of field: DogeCudaAttentionArgs::v"][::core::mem::offset_of!(DogeCudaAttentionArgs, v) - 192usize];
-    ["Offset of field: DogeCudaAttentionArgs::partial"][::core::mem::offset_of!(DogeCudaAttentionArgs, partial) - 200usize];
-    ["Offset of field: DogeCudaAttentionArgs::at"][::core::mem::offset_of!(DogeCudaAttentionArgs, at) - 208usize];
-    ["Offset of field: DogeCudaAttentionArgs::n_rows"][::core::mem::offset_of!(DogeCudaAttentionArgs, n_rows) - 216usize];
-    ["Offset of field: DogeCudaAttentionArgs::q_heads"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_heads) - 220usize];
-    ["Offset of field: DogeCudaAttentionArgs::head_dim"][::core::mem::offset_of!(DogeCudaAttentionArgs, head_dim) - 224usize];
-    ["Offset of field: DogeCudaAttentionArgs::q_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_stride) - 228usize];
-    ["Offset of field: DogeCudaAttentionArgs::kv_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, kv_stride) - 232usize];
+    ["Offset of field: DogeCudaAttentionArgs::seen"][::core::mem::offset_of!(DogeCudaAttentionArgs, seen) - 168usize];
+    ["Offset of field: DogeCudaAttentionArgs::out"][::core::mem::offset_of!(DogeCudaAttentionArgs, out) - 176usize];
+    ["Offset of field: DogeCudaAttentionArgs::q"][::core::mem::offset_of!(DogeCudaAttentionArgs, q) - 184usize];
+    ["Offset of field: DogeCudaAttentionArgs::k"][::core::mem::offset_of!(DogeCudaAttentionArgs, k) - 192usize];
+    ["Offset of field: DogeCudaAttentionArgs::v"][::core::mem::offset_of!(DogeCudaAttentionArgs, v) - 200usize];
+    ["Offset of field: DogeCudaAttentionArgs::partial"][::core::mem::offset_of!(DogeCudaAttentionArgs, partial) - 208usize];
+    ["Offset of field: DogeCudaAttentionArgs::at"][::core::mem::offset_of!(DogeCudaAttentionArgs, at) - 216usize];
+    ["Offset of field: DogeCudaAttentionArgs::n_rows"][::core::mem::offset_of!(DogeCudaAttentionArgs, n_rows) - 224usize];
+    ["Offset of field: DogeCudaAttentionArgs::q_heads"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_heads) - 228usize];
+    ["Offset of field: DogeCudaAttentionArgs::head_dim"][::core::mem::offset_of!(DogeCudaAttentionArgs, head_dim) - 232usize];
+    ["Offset of field: DogeCudaAttentionArgs::q_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_stride) - 236usize];
+    ["Offset of field: DogeCudaAttentionArgs::kv_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, kv_stride) - 240usize];
     ["Offset of field: DogeCudaAttentionArgs::partial_tiles"]
-        [::core::mem::offset_of!(DogeCudaAttentionArgs, partial_tiles) - 236usize];
-    ["Offset of field: DogeCudaAttentionArgs::scale"][::core::mem::offset_of!(DogeCudaAttentionArgs, scale) - 240usize];
+        [::core::mem::offset_of!(DogeCudaAttentionArgs, partial_tiles) - 244usize];
+    ["Offset of field: DogeCudaAttentionArgs::window"][::core::mem::offset_of!(DogeCudaAttentionArgs, window) - 248usize];
+    ["Offset of field: DogeCudaAttentionArgs::scale"][::core::mem::offset_of!(DogeCudaAttentionArgs, scale) - 252usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
