@@ -25,11 +25,12 @@ struct Case {
 }
 
 impl Case {
-    fn new(gpu: &Device, moe: bool, v1: bool, dtype: Dtype, activations: Activations) -> Case {
+    fn new(gpu: &Device, moe: bool, v1: bool, sliding_window: Option<usize>, dtype: Dtype, activations: Activations) -> Case {
         let json = r#"{"model_type": "doge", "vocab_size": 130, "hidden_size": 80, "intermediate_size": 136,
             "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true,
             "keep_window_size": 35}"#;
         let mut config = Config::from_json(json.as_bytes(), "config.json".as_ref()).unwrap();
+        config.sliding_window = sliding_window;
         if moe {
             (config.is_moe, config.num_experts, config.num_experts_per_tok) = (true, 144, 24);
         }
@@ -91,11 +92,11 @@ fn every_planted_fault_is_seen() {
     emulator::schedule(2);
     // Between them they run every kernel at sizes where each part of it matters.
     let cases = [
-        Case::new(&gpu, true, true, Dtype::F32, Activations::F32),
-        Case::new(&gpu, true, false, Dtype::Bf16, Activations::Bf16),
-        Case::new(&gpu, false, false, Dtype::F16, Activations::F32),
-        Case::new(&gpu, true, false, Dtype::Int8, Activations::F32),
-        Case::new(&gpu, false, true, Dtype::Int4, Activations::F32),
+        Case::new(&gpu, true, true, None, Dtype::F32, Activations::F32),
+        Case::new(&gpu, true, false, None, Dtype::Bf16, Activations::Bf16),
+        Case::new(&gpu, false, false, Some(40), Dtype::F16, Activations::F32),
+        Case::new(&gpu, true, false, None, Dtype::Int8, Activations::F32),
+        Case::new(&gpu, false, true, None, Dtype::Int4, Activations::F32),
     ];
     for seed in [0, 1] {
         assert!(cases.iter().all(|case| case.is_sound(seed)), "sound kernels under schedule {seed}");

@@ -37,7 +37,7 @@ struct Thread {
 struct Site {
   const char *file;
   uint32_t line;
-  bool operator==(const Site &other) const { return line == other.line && strcmp(file, other.file) == 0; }
+  bool operator==(const Site &other) const { return line == other.line && (file == other.file || strcmp(file, other.file) == 0); }
 };
 
 struct Warp {
