@@ -1,8 +1,11 @@
-//! Compiles the kernels: one archive per ISA level, each with exactly one symbol, its table.
+//! Compiles the kernels: one archive per ISA level, each with exactly one symbol, its table; and those for GPUs (build/cuda.rs).
 //!
 //! Nothing here looks at the build host's CPU. The flags of a level come from src/isa_list.rs, the list the crate detects
 //! by. A compiler too old for a level leaves the level out, with a warning; `DOGE_REQUIRE_ISA=avx512bf16` (or a list, or
 //! `all`) makes that an error.
+
+#[path = "build/cuda.rs"]
+mod cuda;
 
 use std::{env, path::PathBuf, process::Command};
 
@@ -18,7 +21,7 @@ macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),
 include!("src/isa_list.rs");
 
 fn main() {
-    for path in ["kernels", "src/isa_list.rs", "build.rs"] {
+    for path in ["kernels", "src/isa_list.rs", "build.rs", "build"] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=DOGE_REQUIRE_ISA");
@@ -30,6 +33,7 @@ fn main() {
     }
     regenerate_bindings();
     tell_origin();
+    cuda::build().unwrap_or_else(|why| fail(&why));
 
     let required = required_levels();
     for level in LEVELS {
@@ -116,18 +120,19 @@ fn base(level: &Level) -> cc::Build {
     build
 }
 
-/// With feature `regen-bindings`: writes src/ffi/bindings.rs anew from the header.
+/// With feature `regen-bindings`: writes src/ffi/bindings.rs anew from the headers.
 #[cfg(feature = "regen-bindings")]
 fn regenerate_bindings() {
     let out = manifest().join("src/ffi/bindings.rs");
     let bindings = bindgen::Builder::default()
         .header("kernels/doge_kernels.h")
+        .header("kernels/doge_cuda.h")
         .allowlist_item("(Doge|DOGE_|doge_).*")
         .use_core()
         .prepend_enum_name(false)
         .layout_tests(true)
         .derive_debug(false)
-        .raw_line("// Made by bindgen from kernels/doge_kernels.h (feature `regen-bindings`). Do not edit.")
+        .raw_line("// Made by bindgen from kernels/doge_kernels.h and doge_cuda.h (feature `regen-bindings`). Do not edit.")
         .generate()
         .unwrap_or_else(|e| fail(&format!("bindgen: {e}")));
     bindings.write_to_file(&out).unwrap_or_else(|e| fail(&format!("{}: {e}", out.display())));

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows that the committed src/ffi/bindings.rs is what bindgen makes of kernels/doge_kernels.h.
+# Shows that the committed src/ffi/bindings.rs is what bindgen makes of the headers in kernels/.
 # Run it, or source it and call check_bindings.
 
 check_bindings() (
@@ -22,7 +22,7 @@ check_bindings() (
   (cd "$work" && CARGO_TARGET_DIR="$root/target/bindings" cargo check --quiet --lib --no-default-features --features regen-bindings)
 
   if ! diff -u "$root/src/ffi/bindings.rs" "$work/src/ffi/bindings.rs"; then
-    echo "src/ffi/bindings.rs does not follow from kernels/doge_kernels.h: cargo check --features regen-bindings, and commit it" >&2
+    echo "src/ffi/bindings.rs does not follow from the headers in kernels/: cargo check --features regen-bindings, and commit it" >&2
     exit 1
   fi
   echo "bindings: as committed"

@@ -26,6 +26,12 @@ check_sanitized() (
     fi
   done
   cargo test --quiet --target "$target" --no-default-features --test kernel_matrix --test kernel_props
+
+  # The CUDA kernels on the emulator, which the tests build with the same sanitizers. A driver's allocations outlive the process.
+  export ASAN_OPTIONS=detect_leaks=0
+  cuda=(cargo test --quiet --target "$target" --no-default-features --features cuda)
+  "${cuda[@]}" --test cuda_kernels
+  "${cuda[@]}" --test cuda -- random_models sliding_windows prompts_on_tensor_cores
 )
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then check_sanitized; fi

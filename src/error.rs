@@ -92,6 +92,18 @@ pub enum Error {
     #[error("cannot allocate {bytes} bytes for {what}")]
     OutOfMemory { bytes: u128, what: &'static str },
 
+    /// A GPU cannot be used here: none, no driver, no kernels for it.
+    #[error("{device} cannot be used: {why}")]
+    DeviceUnavailable { device: String, why: String },
+
+    /// The model, or the way it shall run, is one that only the CPU has.
+    #[error("{what} does not run on the GPU: {why}")]
+    UnsupportedOnDevice { what: String, why: String },
+
+    /// The GPU or its driver failed.
+    #[error("the GPU failed at {what}: {why}")]
+    Device { what: &'static str, why: String },
+
     /// Download was asked for and failed, or this build has no network code.
     #[error("download: {why}")]
     Download { why: String },

@@ -8,6 +8,7 @@
 //! | [`ops`] | safe doors to the kernels: slices, length checks, threads | do arithmetic of its own |
 //! | [`Kernels`], [`Isa`] | which instruction set runs; owning a [`Kernels`] proves the CPU has it | know the model |
 //! | [`pool`] | the threads | know what they do |
+//! | `cuda` | the same operations and the same pass on a GPU | be needed where there is none |
 //! | [`model`] | config, variants, weights, the state, the forward pass | use `unsafe`, know instruction sets |
 //! | [`mod@reference`] | the model again, in plain loops with f64 inside | call what it judges |
 //! | [`Tokenizer`], [`ChatTemplate`], [`Sampler`], [`Generation`] | text in and out | know how logits are made |
@@ -25,7 +26,8 @@
 //!
 //! # Safety
 //!
-//! `unsafe` lives in [`ops`] (one call each, after the checks), [`pool`], [`mapped`], [`Kernels`] and `capi`, nowhere else. Data never
+//! `unsafe` lives in [`ops`] (one call each, after the checks), [`pool`], [`mapped`], [`Kernels`], `cuda` (launches) and `capi`,
+//! nowhere else. Data never
 //! makes anything here panic: whatever a file or a caller can get wrong is an [`Error`] with a name.
 //!
 //! # Words
@@ -38,6 +40,9 @@ mod activation;
 pub mod capi;
 #[cfg(feature = "text")]
 mod chat;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod device;
 mod dtype;
 #[cfg(feature = "embedded-model")]
 pub mod embedded;
@@ -69,6 +74,7 @@ pub mod verify;
 pub use activation::Activation;
 #[cfg(feature = "text")]
 pub use chat::{ChatFiles, ChatInput, ChatTemplate};
+pub use device::{Device, DeviceWord};
 pub use dtype::{Dtype, Float};
 pub use error::{Error, Result};
 #[cfg(feature = "text")]

@@ -205,7 +205,7 @@ fn wrong_usage_exits_with_2() {
     refused(&run(&["generate", "-p", "x", "-t", "0"]), 2, "threads");
     refused(&run(&["generate", "-p", "x", "--isa", "sse9"]), 2, "scalar, avx2, avxvnni, avx512, avx512bf16");
     refused(&run(&["generate", "-p", "x", "--dtype", "q4"]), 2, "f32, bf16, f16");
-    refused(&run(&["generate", "-p", "x", "--device", "cuda"]), 2, "no CUDA");
+    refused(&run(&["generate", "-p", "x", "--device", "cuda:7"]), 1, "cuda:7 cannot be used");
     refused(&run(&["generate", "-p", "x", "--top-p", "2"]), 2, "top_p");
     refused(&run(&["generate", "-p", "x", "-v", "-q"]), 2, "cannot be used with");
     let unknown = doge(&["generate", "-p", "x"]).env("DOGE_ISA", "sse9").output().unwrap();
@@ -288,7 +288,7 @@ fn inspect_tells_what_a_checkpoint_is() {
 fn doctor_tells_what_is_used() {
     let report = json(&doge(&["doctor", "--json"]).env("DOGE_ISA", "scalar").output().unwrap());
     assert_eq!(report["isa"]["chosen"], "scalar");
-    assert_eq!(report["gpu"]["cuda_in_this_build"], false);
+    assert!(report["gpu"]["cuda_in_this_build"].is_boolean());
     assert!(report["threads"]["default"].as_u64().unwrap() >= 1);
     let unknown = json(&doge(&["doctor", "--json"]).env("DOGE_ISA", "sse9").output().unwrap());
     assert_eq!(unknown["isa"]["chosen"], Value::Null);

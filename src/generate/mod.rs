@@ -49,6 +49,9 @@ pub struct Generation<'a> {
     finish: Option<Finish>,
     failed: bool,
     timings: Timings,
+    /// Chosen by a device, not yet given out; the last one first.
+    #[cfg(feature = "cuda")]
+    chosen: Vec<u32>,
 }
 
 /// Changes the logits `[vocab_size]` of the next token; given the prompt and what was generated so far.
@@ -79,7 +82,23 @@ impl<'a> Generation<'a> {
         let cpu = session.cpu().clone();
         let (hook, hooked, top, logprobs, timings) = Default::default();
         let (finish, failed) = (None, false);
-        Ok(Generation { session, sampler, cpu, prompt, until, hook, hooked, top, logprobs, generated, finish, failed, timings })
+        Ok(Generation {
+            session,
+            sampler,
+            cpu,
+            prompt,
+            until,
+            hook,
+            hooked,
+            top,
+            logprobs,
+            generated,
+            finish,
+            failed,
+            timings,
+            #[cfg(feature = "cuda")]
+            chosen: Vec::new(),
+        })
     }
 
     /// Calls `hook(logits, prompt, generated)` before each token is chosen. It may change the logits `[vocab_size]` in any
@@ -165,6 +184,8 @@ impl<'a> Generation<'a> {
             Some(Finish::Cancelled)
         } else if self.generated.len() >= self.until.max_new_tokens {
             Some(Finish::Length)
+        } else if self.has_chosen() {
+            None
         } else if !self.generated.is_empty() && self.session.tokens() >= self.session.ctx_size() {
             Some(Finish::ContextFull)
         } else {
@@ -172,8 +193,44 @@ impl<'a> Generation<'a> {
         }
     }
 
+    /// Has a device chosen tokens that were not given out?
+    fn has_chosen(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return !self.chosen.is_empty();
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
+    /// The next token of a device that feeds its own choice; `None` where the host chooses.
+    #[cfg(feature = "cuda")]
+    fn step_on_device(&mut self) -> Result<Option<u32>> {
+        let Some(&last) = self.generated.last().filter(|_| self.takes_likeliest()) else { return Ok(None) };
+        // The host has to see the logits of each token if it tells of them.
+        if self.top.is_some() || self.session.model().device().is_none() || self.until.eos_token_ids.len() > 64 {
+            return Ok(None);
+        }
+        if self.chosen.is_empty() {
+            let steps = (self.until.max_new_tokens - self.generated.len()).min(self.until.ahead.max(1));
+            let start = Instant::now();
+            self.chosen = self.session.decode(last, steps, self.until.eos_token_ids)?;
+            self.timings.decode += start.elapsed();
+            self.timings.decode_tokens += self.chosen.len();
+            self.chosen.reverse();
+        }
+        Ok(self.chosen.pop())
+    }
+
+    /// Is the next token the one with the largest logit, as the logits are?
+    fn takes_likeliest(&self) -> bool {
+        self.hook.is_none() && takes_likeliest(self.sampler)
+    }
+
     /// Feeds what is new and chooses a token.
     fn step(&mut self) -> Result<u32> {
+        #[cfg(feature = "cuda")]
+        if let Some(id) = self.step_on_device()? {
+            return Ok(id);
+        }
         let (last, held) = (self.generated.last(), self.session.tokens());
         let new = last.map_or_else(|| &self.prompt[held..], slice::from_ref);
         let start = Instant::now();
@@ -196,6 +253,7 @@ impl<'a> Generation<'a> {
     }
 
     fn choose(&mut self) -> Result<u32> {
+        let likeliest = self.takes_likeliest();
         let logits = self.session.logits().unwrap_or_default(); // there are some: `feed` gave them, or `new` looked
         let given = match &mut self.hook {
             None => logits,
@@ -206,17 +264,14 @@ impl<'a> Generation<'a> {
                 &self.hooked
             }
         };
-        let id = if takes_likeliest(self.sampler) && self.hook.is_none() {
-            self.cpu.argmax(given)? as u32
-        } else {
-            self.sampler.sample(given, self.prompt, &self.generated)?
-        };
+        let id =
+            if likeliest { self.cpu.argmax(given)? as u32 } else { self.sampler.sample(given, self.prompt, &self.generated)? };
         self.logprobs.extend(self.top.map(|top| TokenLogprob::new(logits, id, top)));
         Ok(id)
     }
 }
 
-/// Is the next token the one with the largest logit, as the logits are?
+/// Does the sampler leave the logits as they are, and take the largest?
 fn takes_likeliest(sampler: &Sampler) -> bool {
     let s = sampler.settings();
     let as_they_are =

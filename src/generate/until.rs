@@ -15,14 +15,18 @@ pub struct Until<'a> {
     pub max_new_tokens: usize,
     /// Tokens that end the text, none by default. The one that does is among the generated ids.
     pub eos_token_ids: &'a [u32],
-    /// Looked at before each layer; true ends the generation, also while the prompt is being fed. May be set from another
-    /// thread or a signal handler. `None` by default.
+    /// Looked at before each layer (on a device: before each block); true ends the generation, also while the prompt is
+    /// being fed. May be set from another thread or a signal handler. `None` by default.
     pub cancel: Option<&'a AtomicBool>,
+    /// Greedy tokens that a GPU may choose before the host looks; 0 means 1. Where a generation is cut off by its caller, by
+    /// `cancel` or by a stop string, the session may then hold up to this many tokens more than were given out: take more
+    /// than 1, the default, only for a session that ends with the generation. Does nothing on the CPU.
+    pub ahead: usize,
 }
 
 impl Default for Until<'_> {
     fn default() -> Self {
-        Until { max_new_tokens: usize::MAX, eos_token_ids: &[], cancel: None }
+        Until { max_new_tokens: usize::MAX, eos_token_ids: &[], cancel: None, ahead: 1 }
     }
 }
 
@@ -40,6 +44,11 @@ impl<'a> Until<'a> {
     /// Sets [`Until::cancel`].
     pub fn cancel(self, cancel: &'a AtomicBool) -> Self {
         Until { cancel: Some(cancel), ..self }
+    }
+
+    /// Sets [`Until::ahead`].
+    pub fn ahead(self, ahead: usize) -> Self {
+        Until { ahead, ..self }
     }
 }
 

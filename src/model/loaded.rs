@@ -8,7 +8,7 @@ use std::{
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Checkpoint, Config, LayerWeights, LoadOptions, Variant};
-use crate::{Result, Tensor};
+use crate::{Error, Result, Tensor};
 
 /// A loaded checkpoint: immutable, `Send + Sync`, cheap to clone; clones share the weights.
 ///
@@ -24,18 +24,23 @@ use crate::{Result, Tensor};
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Model(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    checkpoint: Checkpoint,
-    fingerprint: OnceLock<u64>,
+pub struct Model {
+    pub(super) checkpoint: Arc<Checkpoint>,
+    pub(super) fingerprint: Arc<OnceLock<u64>>,
+    /// The weights again, where sessions run.
+    #[cfg(feature = "cuda")]
+    pub(super) device: Option<Arc<crate::cuda::DeviceWeights>>,
 }
 
 impl Model {
-    /// Never panics.
+    /// A model whose sessions run on the CPU. Never panics.
     pub fn new(checkpoint: Checkpoint) -> Self {
-        Model(Arc::new(Shared { checkpoint, fingerprint: OnceLock::new() }))
+        Model {
+            checkpoint: Arc::new(checkpoint),
+            fingerprint: Arc::default(),
+            #[cfg(feature = "cuda")]
+            device: None,
+        }
     }
 
     /// [`Checkpoint::load`], ready to run.
@@ -48,28 +53,48 @@ impl Model {
 
     /// What was loaded, tensor by tensor.
     pub fn checkpoint(&self) -> &Checkpoint {
-        &self.0.checkpoint
+        &self.checkpoint
     }
 
     /// Its config.json.
     pub fn config(&self) -> &Config {
-        &self.0.checkpoint.config
+        &self.checkpoint.config
     }
 
     /// Which of Doge's generations it is.
     pub fn variant(&self) -> &Variant {
-        &self.0.checkpoint.variant
+        &self.checkpoint.variant
+    }
+
+    /// Do its sessions run on a device, not on the CPU?
+    pub fn is_on_device(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.device.is_some();
+        #[cfg(not(feature = "cuda"))]
+        false
     }
 
     /// Do both share one set of weights?
     pub(super) fn is(&self, other: &Model) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.checkpoint, &other.checkpoint)
+    }
+
+    /// [`Error::UnsupportedOnDevice`] for what only sessions on the CPU have.
+    ///
+    /// # Errors
+    /// It, where the model is on a device.
+    pub(super) fn expect_on_cpu(&self, what: &str) -> Result<()> {
+        if self.is_on_device() {
+            let why = "only sessions on the CPU have it; use the model as it was before it was placed on the GPU".into();
+            return Err(Error::UnsupportedOnDevice { what: what.into(), why });
+        }
+        Ok(())
     }
 
     /// A number that tells models apart, and the formats that one is held in: over the config, every small tensor, and
     /// samples of the large ones. Not proof against malice.
     pub(super) fn fingerprint(&self) -> u64 {
-        *self.0.fingerprint.get_or_init(|| fingerprint(&self.0.checkpoint))
+        *self.fingerprint.get_or_init(|| fingerprint(&self.checkpoint))
     }
 }
 

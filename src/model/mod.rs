@@ -32,3 +32,5 @@ pub use session::{Batch, Session};
 pub use shard::FileInfo;
 pub use variant::{Biases, Names, Variant};
 pub use weights::{DtProj, Experts, LayerWeights, Linear, Weights};
+#[cfg(feature = "cuda")]
+pub(crate) use {forward::first_non_finite, rope::Rope};

@@ -1,37 +1,25 @@
 //! One sequence that runs through a model.
 
 mod batch;
+mod feed;
+#[cfg(feature = "cuda")]
+mod on_device;
 pub(super) mod saved;
-
-use std::sync::atomic::AtomicBool;
 
 pub use batch::Batch;
 
 use super::{
-    forward::{first_non_finite, Forward, Rows},
     kv_state::{LayerState, StateShape},
-    observer::{Cancel, Observer, Unobserved},
     options::{SessionOptions, MAX_TOKENS},
     rope::Rope,
     scratch::Scratch,
-    Checkpoint, Model,
+    Model,
 };
-use crate::{
-    logprobs::{Scores, TokenLogprob},
-    ops::{Cpu, Routing},
-    Error, Result,
-};
+use crate::{ops::Cpu, Error, Result};
 
 /// Rows of logits made together where all are wanted: enough to read the head's weights once for many, few enough for a
 /// vocabulary of 128256.
 const HEAD_ROWS: usize = 16;
-
-/// Which logits a call computes.
-#[derive(Clone, Copy, PartialEq)]
-enum Logits {
-    Last,
-    All,
-}
 
 /// One sequence: its state and its scratch. `Send`, and independent of other sessions of the same model: each may run on a
 /// thread of its own; those that share a [`Cpu`] take turns with its threads.
@@ -66,13 +54,16 @@ pub struct Session {
     room: usize,
     /// Are the first `vocab_size` of `scratch.logits` those of the last token?
     has_logits: bool,
+    /// Where the model is on a device: the state, instead of `layers`.
+    #[cfg(feature = "cuda")]
+    sequence: Option<crate::cuda::Sequence>,
 }
 
 impl Session {
     /// An empty sequence.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for a block of 0 tokens. Never panics.
+    /// [`Error::BadArgument`] for a block of 0 tokens; on a device [`Error::OutOfMemory`], [`Error::Device`]. Never panics.
     pub fn new(model: &Model, cpu: &Cpu, options: SessionOptions) -> Result<Self> {
         if options.block == 0 {
             return Err(Error::BadArgument { what: "block", why: "a block holds at least one token".into() });
@@ -94,6 +85,8 @@ impl Session {
             tokens: 0,
             room: 0,
             has_logits: false,
+            #[cfg(feature = "cuda")]
+            sequence: on_device::sequence(model, cpu, options)?,
             model: model.clone(),
             cpu: cpu.clone(),
             options,
@@ -123,19 +116,27 @@ impl Session {
 
     /// Bytes that the state takes after `tokens` tokens: constant from the point where every set is full.
     pub fn state_bytes(&self, tokens: usize) -> u128 {
+        #[cfg(feature = "cuda")]
+        if let Some(sequence) = &self.sequence {
+            return sequence.state_bytes(tokens);
+        }
         self.shape.bytes(tokens) * self.layers.len() as u128
     }
 
     /// Bytes of the state that the next token reads: the K and V rows that any mask head keeps, each once, and the mask
     /// value and row number of every key on a head's list.
     pub fn bytes_per_token(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        if let Some(sequence) = &self.sequence {
+            return sequence.state_bytes(self.tokens).min(usize::MAX as u128) as usize;
+        }
         self.layers.iter().map(|layer| layer.bytes_per_token(self.tokens)).sum()
     }
 
     /// A sequence of its own that goes on where this one stands, with room for as much, and the same [`Session::logits`].
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]. Never panics.
+    /// [`Error::OutOfMemory`]; on a device [`Error::Device`]. Never panics.
     ///
     /// ```
     /// # fn main() -> doge_engine::Result<()> {
@@ -155,13 +156,19 @@ impl Session {
             scratch.reserve(0, 1, self.model.checkpoint(), &self.cpu)?;
             scratch.logits[..logits.len()].copy_from_slice(logits);
         }
+        let layers: Vec<LayerState> = match self.model.is_on_device() {
+            true => self.layers.clone(), // empty
+            false => self.layers.iter().map(|layer| layer.fork(room)).collect::<Result<_>>()?,
+        };
         Ok(Session {
+            #[cfg(feature = "cuda")]
+            sequence: self.sequence.as_ref().map(crate::cuda::Sequence::fork).transpose()?,
             model: self.model.clone(),
             cpu: self.cpu.clone(),
             options: self.options,
             rope: self.rope.clone(),
             shape: self.shape,
-            layers: self.layers.iter().map(|layer| layer.fork(room)).collect::<Result<_>>()?,
+            layers,
             scratch,
             tokens: self.tokens,
             room,
@@ -173,9 +180,13 @@ impl Session {
     /// will need; without it a session grows by itself, by doubling.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]. Never panics.
+    /// [`Error::OutOfMemory`]; on a device [`Error::Device`]. Never panics.
     pub fn reserve(&mut self, more: usize) -> Result<()> {
         let wanted = self.tokens.saturating_add(more).min(self.options.ctx_size);
+        #[cfg(feature = "cuda")]
+        if self.sequence.is_some() {
+            return self.reserve_on_device(wanted);
+        }
         if wanted > self.room {
             self.layers.iter_mut().try_for_each(|layer| layer.reserve(wanted))?;
             self.room = wanted;
@@ -183,167 +194,10 @@ impl Session {
         Ok(())
     }
 
-    /// Takes in tokens as one call, and gives the logits `[vocab_size]` after the last one. A prompt is best fed in one
-    /// call; one token is a decode step. Feeding in pieces gives the same bits, unless the checkpoint's RoPE depends on
-    /// the length of a call (`dynamic` and `longrope` beyond their limit) or [`Routing::Reference`] is chosen.
-    ///
-    /// # Errors
-    /// Before anything is changed: [`Error::TokenOutOfRange`], [`Error::ContextFull`], [`Error::OutOfMemory`],
-    /// [`Error::BadArgument`] if `ids` is empty. On the way: [`Error::NonFinite`]; the session holds the blocks before the
-    /// one in which it happened, as if only they had been fed, and [`Session::logits`] has nothing. Never panics.
-    pub fn feed(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.call(ids, Logits::Last, &mut Unobserved)
-    }
-
-    /// As [`Session::feed`], and looks at `cancel` before each layer: if it is set, from another thread or a signal
-    /// handler, the call ends. The session holds the blocks that were through by then, as if only they had been fed; to go
-    /// on, feed what comes after [`Session::tokens`].
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`], and as [`Session::feed`]. Never panics.
-    ///
-    /// ```
-    /// # fn main() -> doge_engine::Result<()> {
-    /// # use doge_engine::{embedded, model::{LoadOptions, Model, Session, SessionOptions}, ops::Cpu};
-    /// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
-    /// # let mut session = Session::new(&model, &cpu, SessionOptions::default())?;
-    /// use doge_engine::Error;
-    /// use std::sync::atomic::{AtomicBool, Ordering};
-    ///
-    /// let cancel = AtomicBool::new(true);
-    /// assert!(matches!(session.feed_until(&[0, 597], &cancel), Err(Error::Cancelled { tokens: 0 })));
-    /// cancel.store(false, Ordering::Relaxed);
-    /// session.feed_until(&[0, 597], &cancel)?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn feed_until(&mut self, ids: &[u32], cancel: &AtomicBool) -> Result<&[f32]> {
-        self.call(ids, Logits::Last, &mut Cancel(cancel))
-    }
-
-    /// As [`Session::feed`], and shows `observer` everything on the way: hidden states, mask values, experts, the logits of
-    /// every token. What it saw of a block that failed or was cancelled is void.
-    ///
-    /// # Errors
-    /// As [`Session::feed`]; [`Error::Cancelled`] if the observer [cancels](Observer::cancels). Never panics.
-    pub fn feed_observed(&mut self, ids: &[u32], observer: &mut dyn Observer) -> Result<&[f32]> {
-        self.call(ids, Logits::All, observer)
-    }
-
-    /// As [`Session::feed`], and tells how likely each of the tokens was, and what the `top` likeliest in its place were.
-    /// One entry for each token; `None` for the first one of a sequence, which nothing predicts (and for the first one after
-    /// a call that failed).
-    ///
-    /// # Errors
-    /// As [`Session::feed`]. Never panics.
-    ///
-    /// ```
-    /// # fn main() -> doge_engine::Result<()> {
-    /// # use doge_engine::{embedded, model::{LoadOptions, Model, Session, SessionOptions}, ops::Cpu};
-    /// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
-    /// let mut session = Session::new(&model, &cpu, SessionOptions::default())?;
-    /// let scores = session.score(&[0, 597, 49], 2)?;
-    /// assert!(scores[0].is_none());
-    /// let second = scores[1].as_ref().expect("the first token predicts it");
-    /// assert!(second.id == 597 && second.logprob < 0.0 && second.top[0].logprob >= second.logprob);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn score(&mut self, ids: &[u32], top: usize) -> Result<Vec<Option<TokenLogprob>>> {
-        let mut scores = Scores::new(self.tokens, ids, top);
-        if let Some(logits) = self.logits() {
-            scores.of_first(logits);
-        }
-        self.call(ids, Logits::All, &mut scores)?;
-        Ok(scores.finish())
-    }
-
-    /// The logits `[vocab_size]` after the last token; `None` for an empty sequence, and after a call that failed on the way.
+    /// The logits `[vocab_size]` after the last token; `None` for an empty sequence, after a call that failed on the way, and
+    /// after a run of steps on a device.
     pub fn logits(&self) -> Option<&[f32]> {
         self.has_logits.then(|| &self.scratch.logits[..self.model.config().vocab_size])
-    }
-
-    fn call(&mut self, ids: &[u32], wanted: Logits, observer: &mut dyn Observer) -> Result<&[f32]> {
-        self.admit(ids, wanted)?;
-        let (before, longest) = (self.tokens, self.rope.longest());
-        self.has_logits = false;
-        self.rope.begin_call(before + ids.len());
-        let mut left = ids;
-        while !left.is_empty() {
-            let (block, rest) = left.split_at(self.block_of(ids.len()).min(left.len()));
-            let first = match wanted {
-                Logits::All => 0,
-                Logits::Last if rest.is_empty() => block.len() - 1,
-                Logits::Last => block.len(),
-            };
-            if let Err(error) = self.block(block, first, observer) {
-                self.layers.iter_mut().for_each(|layer| layer.take_back(self.tokens as u32));
-                if self.tokens == before {
-                    self.rope.recall(longest);
-                }
-                return Err(error);
-            }
-            self.tokens += block.len();
-            left = rest;
-        }
-        self.has_logits = true;
-        Ok(&self.scratch.logits[..self.model.config().vocab_size])
-    }
-
-    /// Sends a block through the layers, and its rows from `first` on through the head. The logits of the last one stay.
-    fn block(&mut self, ids: &[u32], first: usize, observer: &mut dyn Observer) -> Result<()> {
-        let Checkpoint { config, variant, weights, .. } = self.model.checkpoint();
-        let cpu = &self.cpu.for_rows(ids.len());
-        let forward = Forward { cpu, config, variant, weights, routing: self.options.routing };
-        let (n, place, s, hidden, vocab) = (ids.len(), self.tokens, &mut self.scratch, config.hidden_size, config.vocab_size);
-        let table = n * config.head_dim / 2;
-        self.rope.tables(place, &mut s.cos[..table], &mut s.sin[..table]);
-        forward.block(ids, &mut Rows::Sequence { place, layers: &mut self.layers }, s, observer)?;
-        for row in (first..n).step_by(HEAD_ROWS) {
-            if observer.cancels() {
-                return Err(Error::Cancelled { tokens: place });
-            }
-            let end = n.min(row + HEAD_ROWS);
-            let logits = &mut s.logits[..(end - row) * vocab]; // [end - row, V]
-            forward.head(logits, &s.h[row * hidden..end * hidden], &mut s.prepared)?;
-            if let Some(r) = first_non_finite(logits, vocab) {
-                return Err(Error::NonFinite { layer: None, step: place + row + r });
-            }
-            logits.chunks_exact(vocab).enumerate().for_each(|(i, logits)| observer.logits(place + row + i, logits));
-            logits.copy_within((end - row - 1) * vocab.., 0); // the last row is what `feed` returns
-        }
-        Ok(())
-    }
-
-    /// Tokens that go through the layers together in a call of `tokens` tokens.
-    fn block_of(&self, tokens: usize) -> usize {
-        match self.options.routing {
-            Routing::PerToken => self.options.block,
-            // Every token of the call needs the router logits of the others, layer by layer.
-            Routing::Reference => tokens,
-        }
-    }
-
-    /// Checks a call and makes room for it.
-    fn admit(&mut self, ids: &[u32], wanted: Logits) -> Result<()> {
-        let (model, limit) = (self.model.clone(), self.options.ctx_size);
-        let config = model.config();
-        if ids.is_empty() {
-            return Err(Error::BadArgument { what: "ids", why: "a call needs at least one token".into() });
-        }
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocab_size) {
-            return Err(Error::TokenOutOfRange { id, vocab_size: config.vocab_size });
-        }
-        let after = self.tokens.checked_add(ids.len()).filter(|&after| after <= limit).ok_or(Error::ContextFull { limit })?;
-        let rows = self.block_of(ids.len()).min(ids.len());
-        if rows > self.shape.block {
-            self.shape.block = rows;
-            self.layers.iter_mut().try_for_each(|layer| layer.set_block(rows, self.tokens))?;
-            self.room = 0;
-        }
-        let logits = if wanted == Logits::All { rows.min(HEAD_ROWS) } else { 1 };
-        self.scratch.reserve(rows, logits, model.checkpoint(), &self.cpu)?;
-        self.make_room(after - self.tokens)
     }
 
     /// Room for `more` tokens, by doubling.

@@ -115,7 +115,7 @@ pub fn chat_model(folder: &Path, json: &Value, options: &VerifyOptions, report: 
     let tokenizer = Tokenizer::from_folder(folder)?;
     let template = ChatTemplate::from_folder(folder, None)?;
     let load = LoadOptions { dtype: options.dtype, ..LoadOptions::default() };
-    let model = Model::new(Checkpoint::load(folder, &load)?);
+    let model = options.place(Checkpoint::load(folder, &load)?)?;
     let stops = ids(json, "stop_tokens")?;
     for run in list(json, "runs")? {
         let input = ChatInput { messages: list(run, "messages")?, add_generation_prompt: true, ..ChatInput::default() };

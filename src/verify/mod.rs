@@ -20,17 +20,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{ops::Cpu, Dtype, Error, Result};
+use crate::{
+    model::{Checkpoint, Model},
+    ops::Cpu,
+    Device, Dtype, Error, Result,
+};
 
 /// How to verify.
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
     pub cpu: Cpu,
+    /// Where the models run; `cpu` then only chooses tokens.
+    pub device: Device,
     /// Convert the weights first. Where that rounds them, the engine is held to [`crate::reference`] on the same weights
     /// instead of the case's own results.
     pub dtype: Option<Dtype>,
     /// Tokens of a block of a prompt.
     pub block: usize,
+}
+
+impl VerifyOptions {
+    fn place(&self, checkpoint: Checkpoint) -> Result<Model> {
+        self.device.place(Model::new(checkpoint))
+    }
 }
 
 /// One comparison of a case.

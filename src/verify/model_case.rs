@@ -40,7 +40,7 @@ pub fn run(folder: &Path, options: &VerifyOptions, report: &mut CaseReport) -> R
     let ids: Vec<u32> =
         input.data.iter().map(|&id| u32::try_from(id)).collect::<Result<_, _>>().map_err(|_| bad("a negative id"))?;
     let atol = budget(folder, &expected)?;
-    let case = Case { options, model: Model::new(checkpoint), expected, atol, batch, length };
+    let case = Case { options, model: options.place(checkpoint)?, expected, atol, batch, length };
 
     for index in 0..batch {
         let pad = match case.expected.ints("attention_mask").and_then(|mask| mask.row(&[index])) {

@@ -9,7 +9,7 @@ use super::{
     CaseReport, Outcome, VerifyOptions,
 };
 use crate::{
-    model::{Checkpoint, LoadOptions, Model, SessionOptions},
+    model::{Checkpoint, LoadOptions, SessionOptions},
     perplexity::{self, Windows},
     Dtype, Error, Result, Tokenizer,
 };
@@ -22,7 +22,7 @@ pub fn run(folder: &Path, json: &Value, options: &VerifyOptions, report: &mut Ca
     let checkpoint = Checkpoint::load(folder, &LoadOptions { dtype: options.dtype, ..LoadOptions::default() })?;
     let rounded = options.dtype.is_some_and(|to| to != Dtype::F32 && checkpoint.tensors.iter().any(|t| t.dtype != to));
     let bos = checkpoint.config.bos_token_id;
-    let model = Model::new(checkpoint);
+    let model = options.place(checkpoint)?;
 
     for run in list(json, "runs")? {
         let prompt = text(run, "prompt")?;

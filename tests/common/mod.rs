@@ -4,6 +4,8 @@
 pub mod cases;
 pub mod checks;
 pub mod close;
+#[cfg(feature = "cuda")]
+pub mod emulator;
 pub mod guarded;
 
 use std::sync::Arc;

@@ -174,7 +174,7 @@ impl<'a> Chat<'a> {
         let until = Until::default()
             .max_new_tokens(sampling.max_new_tokens(config, self.ids.len(), MAX_NEW_TOKENS))
             .eos_token_ids(&self.eos_token_ids)
-            .cancel(interrupt.begin());
+            .cancel(interrupt.begin()); // not ahead: the session goes on after an answer that was cut off
         let tokenizer = &self.engine.tokenizer;
         let generation = Generation::new(&mut self.session, &mut self.sampler, &self.ids, until)?;
         let mut generation = TextGeneration::new(generation, tokenizer, sampling.stop_strings()?);

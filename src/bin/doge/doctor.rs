@@ -83,7 +83,7 @@ impl Report {
         row("", format!("cgroup limit {}", host::cgroup_memory().map_or("none".into(), mebibytes)));
         let set_aside = host::huge_pages().map_or_else(unknown, |(total, free)| format!("{total} set aside, {free} free"));
         row("huge pages", format!("transparent: {}; {set_aside}", host::transparent_huge_pages().unwrap_or_else(unknown)));
-        row("GPU", "not used: this build has no CUDA kernels".to_string());
+        row("GPU", gpu());
         row("", format!("NVIDIA driver: {}", host::nvidia_driver().unwrap_or("none loaded".into())));
         row("", format!("libcuda.so.1: {}", host::cuda_library().unwrap_or("not found".into())));
         let features = version::features();
@@ -141,11 +141,42 @@ impl Report {
                 "free": host::huge_pages().map(|(_, free)| free),
             },
             "gpu": {
-                "cuda_in_this_build": false,
+                "cuda_in_this_build": cuda::IS_BUILT,
+                "gpus": cuda::count(),
                 "nvidia_driver": host::nvidia_driver(),
                 "libcuda": host::cuda_library(),
             },
         })
+    }
+}
+
+/// What of CUDA this build has, and what the driver shows.
+fn gpu() -> String {
+    match (cuda::IS_BUILT, cuda::count()) {
+        (false, _) => "not used: this build has no CUDA kernels".into(),
+        (true, 0) => "CUDA kernels in this build; the driver shows no GPU".into(),
+        (true, 1) => "CUDA kernels in this build; the driver shows one GPU".into(),
+        (true, n) => format!("CUDA kernels in this build; the driver shows {n} GPUs"),
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use doge_engine::cuda::Device;
+
+    pub const IS_BUILT: bool = Device::is_built();
+
+    pub fn count() -> usize {
+        Device::count()
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod cuda {
+    pub const IS_BUILT: bool = false;
+
+    pub fn count() -> usize {
+        0
     }
 }
 

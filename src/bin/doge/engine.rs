@@ -9,12 +9,12 @@ use doge_engine::{
     hub::{self, Environment, Resolved},
     model::{Checkpoint, LoadOptions, Model},
     ops::Cpu,
-    ChatTemplate, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
+    ChatTemplate, Device, DeviceWord, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
 };
 
 use crate::{
     failure::Failure,
-    options::{CpuOptions, Device, ModelOptions},
+    options::{CpuOptions, ModelOptions},
     report,
 };
 
@@ -130,17 +130,49 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// The kernels that the options ask for.
-pub fn device(options: &CpuOptions) -> Result<Kernels, Failure> {
-    if options.device == Device::Cuda {
-        return Err(Failure::Usage("--device cuda: this build has no CUDA kernels; use --device cpu".into()));
-    }
-    kernels(options.isa)
+/// The kernels and threads that the options ask for, to run `model`.
+pub fn cpu(options: &CpuOptions, kernels: Kernels, model: &Model) -> Result<Cpu, Failure> {
+    Ok(options.asked_threads().cpu(model, kernels, options.activations.into())?)
 }
 
-/// The kernels and threads that the options ask for, to run `model`.
-pub fn cpu(options: &CpuOptions, model: &Model) -> Result<Cpu, Failure> {
-    Ok(options.asked_threads().cpu(model, device(options)?, options.activations.into())?)
+/// The device that the options ask for. Where `auto` passes over a GPU, it says why.
+pub fn device(word: DeviceWord, quiet: bool) -> Result<Device, Failure> {
+    if word != DeviceWord::Auto {
+        return Ok(Device::open(word)?);
+    }
+    let (device, why) = Device::best();
+    if let Some(why) = why.filter(|_| !quiet) {
+        report::note(format_args!("on the CPU: {why}"));
+    }
+    Ok(device)
+}
+
+/// A model on the device. Where `auto` chose one that cannot hold or run it, it stays on the CPU, and says why.
+pub fn place(checkpoint: Checkpoint, device: &Device, word: DeviceWord, quiet: bool) -> Result<Model, Failure> {
+    let model = Model::new(checkpoint);
+    match device {
+        Device::Cpu => Ok(model),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            let placed = model.on(device, |done, all| {
+                if !quiet {
+                    report::progress("weights to the GPU", done as u64, Some(all as u64));
+                }
+            });
+            if !quiet {
+                report::end_progress();
+            }
+            match placed {
+                Err(why @ (Error::UnsupportedOnDevice { .. } | Error::OutOfMemory { .. })) if word == DeviceWord::Auto => {
+                    if !quiet {
+                        report::note(format_args!("on the CPU: {why}"));
+                    }
+                    Ok(model)
+                }
+                placed => Ok(placed?),
+            }
+        }
+    }
 }
 
 /// The kernels of a level, or of the one that `DOGE_ISA` asks for, or of the highest that runs.
@@ -169,7 +201,8 @@ pub struct Engine {
 impl Engine {
     pub fn load(model: &ModelOptions, cpu: &CpuOptions, quiet: bool) -> Result<Self, Failure> {
         let start = Instant::now();
-        device(cpu)?; // if not, better said before a large file is read
+        // If not, better said before a large file is read.
+        let (word, device, kernels) = (cpu.device, self::device(cpu.device, quiet)?, kernels(cpu.isa)?);
         let source = Source::find(model, quiet)?;
         let checkpoint = source.checkpoint(&model.load_options())?;
         let generation_config = source.generation_config(&checkpoint)?;
@@ -181,8 +214,8 @@ impl Engine {
                 report::note(format_args!("generation_config.json sets what this engine does not have: {names}"));
             }
         }
-        let model = Model::new(checkpoint);
-        let cpu = self::cpu(cpu, &model)?;
+        let model = place(checkpoint, &device, word, quiet)?;
+        let cpu = self::cpu(cpu, kernels, &model)?;
         Ok(Engine { source, model, cpu, tokenizer, generation_config, load: start.elapsed() })
     }
 
@@ -193,19 +226,32 @@ impl Engine {
         Ok(if add_bos { self.generation_config.with_bos(ids) } else { ids })
     }
 
+    /// Where the model runs.
+    pub fn device(&self) -> String {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = self.model.device() {
+            return format!("{device:?}");
+        }
+        "cpu".into()
+    }
+
     /// One line: what runs, and on what.
     pub fn describe(&self) -> String {
         let (checkpoint, cpu) = (self.model.checkpoint(), &self.cpu);
+        let on = match self.device().as_str() {
+            "cpu" => {
+                let (isa, threads, batch) = (cpu.kernels().isa(), cpu.threads(), cpu.for_rows(2).threads());
+                format!("{isa} with {threads} threads, {batch} for a prompt")
+            }
+            device => device.to_string(),
+        };
         format!(
-            "{}: {} ({}), {} parameters, {}; {} with {} threads, {} for a prompt",
+            "{}: {} ({}), {} parameters, {}; {on}",
             self.source.name(),
             checkpoint.variant.generation(&checkpoint.config),
             checkpoint.variant,
             checkpoint.variant.parameters(&checkpoint.config),
             checkpoint.weights.embed_tokens.dtype(),
-            cpu.kernels().isa(),
-            cpu.threads(),
-            cpu.for_rows(2).threads(),
         )
     }
 }

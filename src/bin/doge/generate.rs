@@ -23,6 +23,9 @@ use crate::{
 /// Tokens to generate where neither the user nor the checkpoint says.
 const MAX_NEW_TOKENS: usize = 100;
 
+/// Tokens that a GPU chooses before the host looks: few enough to stream, many enough that looking costs nothing.
+const AHEAD: usize = 16;
+
 /// Continues a text
 #[derive(Args, Debug)]
 #[command(group(ArgGroup::new("text").required(true).args(["prompt", "file", "stdin"])))]
@@ -80,6 +83,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         "sampling": sampling::to_json(sampler.settings()),
         "routing": args.sequence.routing.name(),
         "dtype": engine.model.checkpoint().weights.embed_tokens.dtype().name(),
+        "device": engine.device(),
         "isa": engine.cpu.kernels().isa().name(),
         "threads": engine.cpu.threads(),
         "threads_batch": engine.cpu.for_rows(2).threads(),
@@ -90,7 +94,11 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     }
 
     let mut session = Session::new(&engine.model, &engine.cpu, args.sequence.session_options())?;
-    let until = Until::default().max_new_tokens(max_new_tokens).eos_token_ids(&config.eos_token_ids).cancel(interrupt.begin());
+    let until = Until::default()
+        .max_new_tokens(max_new_tokens)
+        .eos_token_ids(&config.eos_token_ids)
+        .cancel(interrupt.begin())
+        .ahead(AHEAD);
     let generation = Generation::new(&mut session, &mut sampler, &ids, until)?;
     let mut generation = TextGeneration::new(generation, &engine.tokenizer, stops);
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use doge_engine::{
-    model::{LoadOptions, SessionOptions},
+    model::{LoadOptions, Model, SessionOptions},
     ops::{Activations, Routing},
-    Dtype, Isa,
+    DeviceWord, Dtype, Isa,
 };
 
 use crate::threads::{Asked, Threads};
@@ -42,21 +42,13 @@ impl ModelOptions {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Device {
-    /// The best there is: in this build the CPU
-    Auto,
-    Cpu,
-    Cuda,
-}
-
 /// Where to run.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Processor")]
 pub struct CpuOptions {
-    /// Device to run on
-    #[arg(long, value_enum, default_value_t = Device::Auto)]
-    pub device: Device,
+    /// Device to run on: auto (a GPU if this build has kernels for it and there is one), cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceWord::Auto)]
+    pub device: DeviceWord,
     /// ISA level of the kernels: scalar, avx2, avxvnni, avx512, avx512bf16 [default: DOGE_ISA, else the highest that runs]
     #[arg(long, value_name = "LEVEL")]
     pub isa: Option<Isa>,
@@ -87,9 +79,10 @@ pub enum ActivationsWord {
     Bf16,
 }
 
-/// The form in which weights of this format really meet their input, whatever was asked for.
-pub fn activations_of(dtype: Dtype, form: Activations) -> &'static str {
-    match (dtype, form) {
+/// The form in which the weights really meet their input, whatever was asked for.
+pub fn activations_of(model: &Model, form: Activations) -> &'static str {
+    match (model.checkpoint().weights.embed_tokens.dtype(), form) {
+        (Dtype::Int8 | Dtype::Int4, _) if model.is_on_device() => "f32",
         (Dtype::Int8 | Dtype::Int4, _) => "int8",
         (Dtype::Bf16, Activations::Bf16) => "bf16",
         (Dtype::F32 | Dtype::F16 | Dtype::Bf16, _) => "f32",

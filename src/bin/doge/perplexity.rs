@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use doge_engine::{
-    model::{Model, SessionOptions},
+    model::SessionOptions,
     ops::Cpu,
     perplexity::{self, Comparison, Mean, Windows},
     pool::Pool,
@@ -65,14 +65,14 @@ pub struct PerplexityArgs {
 }
 
 pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
-    let kernels = engine::device(&args.cpu)?;
+    let (device, kernels) = (engine::device(args.cpu.device, args.quiet)?, engine::kernels(args.cpu.isa)?);
     let source = Source::find(&args.model, args.quiet)?;
     let checkpoint = source.checkpoint(&args.model.load_options())?;
     let bos = source.generation_config(&checkpoint)?.bos_token_id;
     let text = std::fs::read_to_string(&args.file).map_err(|source| Failure::Input { from: args.file.clone(), source })?;
     let ids: Vec<u32> = bos.into_iter().chain(source.tokenizer()?.encode(&text, false, true)?).collect();
 
-    let model = Model::new(checkpoint);
+    let model = engine::place(checkpoint, &device, args.cpu.device, args.quiet)?;
     let form = args.cpu.activations.into();
     // There is nothing here but blocks.
     let threads = args.cpu.asked_threads().count(Work::Block, &model, kernels, form)?;
@@ -87,7 +87,8 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let result = match args.kl_base {
         None => Measured { nll: perplexity::score(&model, &cpu, &ids, windows, options)?, beside: None },
         Some(dtype) => {
-            let base = Model::new(source.checkpoint(&args.model.load_options().dtype(dtype))?);
+            let base = source.checkpoint(&args.model.load_options().dtype(dtype))?;
+            let base = engine::place(base, &device, args.cpu.device, args.quiet)?;
             let comparison = perplexity::compare((&model, &cpu), (&base, &base_cpu), &ids, windows, options)?;
             Measured { nll: comparison.nll, beside: Some((dtype, comparison)) }
         }
@@ -100,7 +101,8 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
             object["model"] = json!(source.name());
             object["file"] = json!(args.file.display().to_string());
             (object["window"], object["stride"]) = (json!(windows.window), json!(windows.stride));
-            object["activations"] = json!(activations_of(dtype, form));
+            object["device"] = json!(device.to_string());
+            object["activations"] = json!(activations_of(&model, form));
             (object["isa"], object["threads"]) = (json!(cpu.kernels().isa().name()), json!(cpu.threads()));
             (object["commit"], object["version"]) = (json!(version::COMMIT), json!(env!("CARGO_PKG_VERSION")));
             object.to_string()

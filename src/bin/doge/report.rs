@@ -50,7 +50,7 @@ pub fn prompt(text: &str) {
 }
 
 /// How far a file is, on a terminal's current line.
-#[cfg(feature = "download")]
+#[cfg(any(feature = "download", feature = "cuda"))]
 pub fn progress(file: &str, done: u64, total: Option<u64>) {
     if stderr().is_terminal() {
         let total = total.map_or(String::new(), |total| format!(" of {}", mebibytes(total)));
@@ -60,7 +60,7 @@ pub fn progress(file: &str, done: u64, total: Option<u64>) {
 }
 
 /// Clears the line for what comes next.
-#[cfg(feature = "download")]
+#[cfg(any(feature = "download", feature = "cuda"))]
 pub fn end_progress() {
     if stderr().is_terminal() {
         let _ = write!(stderr(), "\r\x1b[K");

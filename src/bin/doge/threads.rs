@@ -76,6 +76,7 @@ impl Asked {
         match self.of(work) {
             None => Ok(Pool::default_threads()),
             Some(Threads::Count(count)) => Ok(count),
+            Some(Threads::Auto) if model.is_on_device() => Ok(1), // it has nothing to do but choose tokens
             Some(Threads::Auto) => Ok(fewest_as_good(&measured(work, model, kernels, form)?)),
         }
     }

@@ -34,11 +34,16 @@ pub struct VerifyArgs {
 }
 
 pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
-    let (kernels, form) = (engine::device(&args.cpu)?, args.cpu.activations.into());
+    let (kernels, form) = (engine::kernels(args.cpu.isa)?, args.cpu.activations.into());
     let Some(cpu) = args.cpu.asked_threads().cpu_of_any_model(kernels, form) else {
         return Err(Failure::Usage("auto chooses threads for one model, and verify runs many: give a number".into()));
     };
-    let options = VerifyOptions { cpu: cpu?, dtype: args.dtype, block: SessionOptions::default().block };
+    let options = VerifyOptions {
+        device: engine::device(args.cpu.device, false)?,
+        cpu: cpu?,
+        dtype: args.dtype,
+        block: SessionOptions::default().block,
+    };
     let mut written = Ok(());
     let reports = verify::run(&args.dir, &options, |report| {
         if written.is_ok() {

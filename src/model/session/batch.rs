@@ -54,6 +54,7 @@ impl Batch {
     /// # Errors
     /// With every session as it was before: [`Error::BadArgument`] if there is no session, if there are more or fewer ids, or if
     /// a session is of another model; [`Error::TokenOutOfRange`], [`Error::ContextFull`], [`Error::OutOfMemory`];
+    /// [`Error::UnsupportedOnDevice`] where a model is on a device;
     /// [`Error::NonFinite`], after which [`Session::logits`] gives nothing. Never panics.
     pub fn feed(&mut self, sessions: &mut [&mut Session], ids: &[u32]) -> Result<()> {
         self.admit(sessions, ids)?;
@@ -95,6 +96,8 @@ impl Batch {
 
     /// Checks a step and makes room for it.
     fn admit(&mut self, sessions: &mut [&mut Session], ids: &[u32]) -> Result<()> {
+        self.model.expect_on_cpu("a batch of sessions")?;
+        sessions.iter().try_for_each(|session| session.model.expect_on_cpu("a batch of sessions"))?;
         let bad = |what, why: String| Err(Error::BadArgument { what, why });
         if sessions.is_empty() || sessions.len() != ids.len() {
             return bad("ids", format!("{} tokens for {} sessions; each takes one", ids.len(), sessions.len()));

@@ -22,7 +22,7 @@ impl Session {
     /// format, on any machine; at most about [`Session::state_bytes`] and the vocabulary, however long the text was.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]. Never panics.
+    /// [`Error::OutOfMemory`]; [`Error::UnsupportedOnDevice`] where the model is on a device. Never panics.
     ///
     /// ```
     /// # fn main() -> doge_engine::Result<()> {
@@ -39,6 +39,7 @@ impl Session {
     /// # }
     /// ```
     pub fn save(&self) -> Result<Vec<u8>> {
+        self.model.expect_on_cpu("saving a session")?;
         let logits = self.logits().unwrap_or_default();
         let layer = self.shape.saved_bytes(self.tokens) as usize;
         let bytes = HEADER + 4 * logits.len() + self.layers.len().saturating_mul(layer) + CHECKSUM;
@@ -61,8 +62,10 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::BadSession`] if the bytes are damaged, of another version, or of another model;
-    /// [`Error::ContextFull`] if `options` has no room for its tokens; those of [`Session::new`]. Never panics.
+    /// [`Error::ContextFull`] if `options` has no room for its tokens; [`Error::UnsupportedOnDevice`] where the
+    /// model is on a device; those of [`Session::new`]. Never panics.
     pub fn load(model: &Model, cpu: &Cpu, options: SessionOptions, saved: &[u8]) -> Result<Self> {
+        model.expect_on_cpu("a saved session")?;
         let mut session = Session::new(model, cpu, options)?;
         let Some((bytes, sum)) = saved.split_last_chunk::<CHECKSUM>().filter(|(bytes, _)| bytes.len() >= HEADER) else {
             return Err(bad("is too short".into()));

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use doge_engine::{
     model::{Model, Session, SessionOptions},
-    ops::Cpu,
+    ops::{Activations, Cpu},
     roof::Roof,
     Dtype, Result,
 };
@@ -167,27 +167,34 @@ impl Bench {
         }
         let kind = cpu.peak_kind(dtype);
         let working_set = checkpoint.bytes_per_token() + filled.bytes_per_token();
+        let on_device = device_name(filled.model());
+        let form = match test {
+            Test::Generate(_) if on_device.is_some() => Activations::F32, // tensor cores are for blocks
+            _ => cpu.activations(),
+        };
         let measure_roof = || match test {
-            Test::Prompt(_) => roofs.arithmetic.peak(kind).operations_per_second,
-            Test::Generate(_) => roofs.reads.read_bandwidth(working_set),
+            _ if on_device.is_some() => copy_bandwidth(filled.model()),
+            Test::Prompt(_) => Ok(roofs.arithmetic.peak(kind).operations_per_second),
+            Test::Generate(_) => Ok(roofs.reads.read_bandwidth(working_set)),
         };
         host::reset_peak_rss();
-        let before = measure_roof();
+        let before = measure_roof()?;
         let (mut samples, mut state) = (Vec::with_capacity(self.samples), 0);
         for _ in 0..self.samples {
             let (rate, state_at_end) = sample(filled, test)?;
             samples.push(rate);
             state = (filled.bytes_per_token() + state_at_end) / 2;
         }
-        let after = measure_roof();
+        let after = measure_roof()?;
         let peak_rss = host::peak_rss().map(|bytes| bytes.saturating_sub(roofs.buffer_bytes()));
         Ok(Row {
             model: name.to_string(),
             dtype,
-            activations: activations_of(dtype, cpu.activations()),
-            instruction: roofs.arithmetic.peak_instruction(kind),
-            isa: cpu.kernels().isa().name(),
+            activations: activations_of(filled.model(), form),
+            instruction: on_device.unwrap_or(roofs.arithmetic.peak_instruction(kind)),
+            isa: on_device.unwrap_or(cpu.kernels().isa().name()),
             threads: match test {
+                _ if on_device.is_some() => 1,
                 Test::Prompt(n) => cpu.for_rows(n).threads(),
                 Test::Generate(_) => cpu.threads(),
             },
@@ -197,8 +204,8 @@ impl Bench {
             bytes_per_token: cost::bytes_per_token(checkpoint, test, state),
             operations_per_token: cost::operations_per_token(checkpoint, test),
             limit: match test {
-                Test::Prompt(_) => Limit::Arithmetic,
-                Test::Generate(_) => Limit::Bandwidth,
+                Test::Prompt(_) if on_device.is_none() => Limit::Arithmetic,
+                _ => Limit::Bandwidth,
             },
             roofs: [before, after],
             peak_rss_bytes: peak_rss,
@@ -221,13 +228,43 @@ fn sample(filled: &Session, test: Test) -> Result<(f64, usize)> {
         Test::Generate(n) => {
             let mut token = tokens(filled.model(), 1);
             let start = Instant::now();
-            for _ in 0..n {
-                token[0] = cpu.argmax(session.feed(&token)?)? as u32;
+            if session.model().is_on_device() {
+                decode(&mut session, token[0], n)?;
+            } else {
+                for _ in 0..n {
+                    token[0] = cpu.argmax(session.feed(&token)?)? as u32;
+                }
             }
             start.elapsed()
         }
     };
     Ok((n as f64 / time.as_secs_f64(), session.bytes_per_token()))
+}
+
+/// What stands for the ISA level of a row that a device ran.
+fn device_name(model: &Model) -> Option<&'static str> {
+    model.is_on_device().then_some("cuda")
+}
+
+#[cfg(feature = "cuda")]
+fn copy_bandwidth(model: &Model) -> Result<f64> {
+    model.device().map_or(Ok(f64::NAN), |device| device.copy_bandwidth())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn copy_bandwidth(_: &Model) -> Result<f64> {
+    Ok(f64::NAN)
+}
+
+/// Steps without a look of the host.
+#[cfg(feature = "cuda")]
+fn decode(session: &mut Session, first: u32, n: usize) -> Result<()> {
+    session.decode(first, n, &[]).map(|_| ())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn decode(_: &mut Session, _: u32, _: usize) -> Result<()> {
+    Ok(())
 }
 
 /// `n` token ids all over the vocabulary, the same in every run.

@@ -11,7 +11,7 @@ use clap::Args;
 use doge_engine::{
     model::{family, Checkpoint, Config, LoadOptions, Model, Variant},
     ops::Activations,
-    Dtype, Error, Isa, Kernels,
+    Device, DeviceWord, Dtype, Error, Isa, Kernels,
 };
 
 use crate::{
@@ -54,6 +54,9 @@ pub struct BenchArgs {
     /// Forms in which bf16 weights meet their input
     #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',', default_value = "f32")]
     pub activations: Vec<ActivationsWord>,
+    /// Device to run on: cpu, cuda, cuda:N. On a GPU the roof of every row is the bandwidth of a copy in its memory
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceWord::Cpu)]
+    pub device: DeviceWord,
     /// Threads; auto tries each model with fewer and fewer, and takes the fewest that are within 5 % of the fastest
     /// [default: what affinity and cgroup quota allow]
     #[arg(short, long, value_name = "NS|auto", value_delimiter = ',')]
@@ -119,6 +122,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         samples: args.repetitions.map_or(if cards { 3 } else { 5 }, usize::from),
         warms_up: !args.no_warmup,
     };
+    let device = Device::open(args.device)?;
     let (runners, subjects) = (runners(args)?, subjects(args, cards)?);
     let mut table = Table::new(args.output, if cards { &CARDS } else { &[] });
     table.begin()?;
@@ -134,7 +138,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
                 checkpoint.config.keep_window_size = keep_window as usize;
             }
             let name = subject.name();
-            let model = Model::new(checkpoint);
+            let model = device.place(Model::new(checkpoint))?;
             for &(kernels, asked, form) in &runners {
                 bench.rows(&name, &model, &asked.cpu(&model, kernels, form)?, &mut |row| {
                     if !args.quiet && row.unsteady() {

@@ -1,0 +1,34 @@
+// The device layer: every instruction a kernel uses beyond plain C++, once for nvcc and once for the host emulator
+// (tests/emulator). A kernel includes this and nothing else, so the source that is tested is the source that ships.
+//
+//   DOGE_KERNEL(name, threads, Args) { ... a.field ... }   one by-value struct, `threads` threads a block
+//   dev::shared<T>()      the block's shared memory, once in a kernel; its contents are undefined at the start
+//   dev::sync()           the block's barrier
+//   dev::shuffle_xor(x, mask)   collective: all 32 lanes of a warp must come
+#pragma once
+#include "../doge_cuda.h"
+
+#ifdef __CUDACC__
+#include "device_nvcc.h"
+#else
+#include <doge_emulator.h>
+#endif
+
+namespace dev {
+
+/// The sum over the 32 lanes, the same bits in each: a fixed tree.
+DOGE_DEVICE float warp_sum(float x) {
+  for (uint32_t mask = 16; mask > 0; mask /= 2) x += shuffle_xor(x, mask);
+  return x;
+}
+
+DOGE_DEVICE float warp_max(float x) {
+  for (uint32_t mask = 16; mask > 0; mask /= 2) x = larger(x, shuffle_xor(x, mask));
+  return x;
+}
+
+DOGE_DEVICE uint32_t warp() { return thread() / 32; }
+DOGE_DEVICE uint32_t lane() { return thread() % 32; }
+DOGE_DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+}  // namespace dev

@@ -1,0 +1,84 @@
+// The device layer for nvcc. See device.h.
+#pragma once
+#include <math_constants.h>
+
+#define DOGE_DEVICE __device__ __forceinline__
+// One block an SM is enough: ptxas then spills nothing for an occupancy that nobody asked for.
+#define DOGE_KERNEL(name, threads, Args) extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Args a)
+
+namespace dev {
+
+DOGE_DEVICE uint32_t thread() { return threadIdx.x; }
+DOGE_DEVICE uint32_t block_x() { return blockIdx.x; }
+DOGE_DEVICE uint32_t block_y() { return blockIdx.y; }
+DOGE_DEVICE uint32_t block_z() { return blockIdx.z; }
+
+template <class T> DOGE_DEVICE T &shared() {
+  __shared__ __align__(16) unsigned char bytes[sizeof(T)];
+  return *reinterpret_cast<T *>(bytes);
+}
+
+DOGE_DEVICE void sync() { __syncthreads(); }
+DOGE_DEVICE float shuffle_xor(float x, uint32_t mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+DOGE_DEVICE uint64_t shuffle_xor(uint64_t x, uint32_t mask) { return __shfl_xor_sync(0xffffffffu, (unsigned long long)x, mask); }
+DOGE_DEVICE uint32_t ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
+DOGE_DEVICE uint32_t count_bits(uint32_t x) { return __popc(x); }
+
+// The build passes --fmad=false: a product and a sum are one rounding exactly where fma is written.
+DOGE_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+DOGE_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
+DOGE_DEVICE float infinity() { return CUDART_INF_F; }
+DOGE_DEVICE uint32_t bits(float x) { return __float_as_uint(x); }
+DOGE_DEVICE float from_bits(uint32_t x) { return __uint_as_float(x); }
+
+struct alignas(16) Words4 { uint32_t w[4]; };
+/// 16 bytes of a constant input; the address is a multiple of 16.
+DOGE_DEVICE Words4 load16(const void *p) {
+  const uint4 x = __ldg(static_cast<const uint4 *>(p));
+  return {{x.x, x.y, x.z, x.w}};
+}
+/// 16 bytes that this kernel or an earlier one of the stream wrote.
+DOGE_DEVICE Words4 load16_written(const void *p) {
+  const uint4 x = *static_cast<const uint4 *>(p);
+  return {{x.x, x.y, x.z, x.w}};
+}
+
+DOGE_DEVICE float from_f16(uint16_t x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+  return y;
+}
+/// Rounds to nearest, ties to even; NaN stays NaN.
+DOGE_DEVICE uint16_t to_bf16(float x) {
+  uint16_t y;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
+  return y;
+}
+
+/// 16 bytes from global to shared memory, zeros where not `valid`; there after copy_wait and a barrier.
+DOGE_DEVICE void copy16_async(void *to, const void *from, bool valid) {
+  const uint32_t address = (uint32_t)__cvta_generic_to_shared(to), bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+}
+DOGE_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits until at most N of the thread's groups are under way.
+template <int N> DOGE_DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+/// Four 8 x 8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
+DOGE_DEVICE Words4 load_matrices(const void *row) {
+  const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
+  Words4 r;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r.w[0]), "=r"(r.w[1]), "=r"(r.w[2]), "=r"(r.w[3])
+               : "r"(address)
+               : "memory");
+  return r;
+}
+/// c += a * b on tensor cores: a is 16 x 16, b 16 x 8 in bf16, c 16 x 8 in f32, spread over the warp as PTX has it.
+DOGE_DEVICE void mma_bf16(float (&c)[4], const Words4 &a, uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a.w[0]), "r"(a.w[1]), "r"(a.w[2]), "r"(a.w[3]), "r"(b0), "r"(b1));
+}
+
+}  // namespace dev

@@ -1,0 +1,274 @@
+// Dynamic mask attention (spec 4.4): softmax over the kept keys of q * k * scale + s, for decode and prefill with the same
+// bits.
+//
+// A block of threads serves up to ROWS rows (queries times the heads of one mask head; ROWS <= 8), which share the keys. It takes a
+// tile of slots at a time: scores with eight lanes a key, the largest, the exponentials, then the weighted sum of v with a
+// thread for each channel, keys one after another in the order of their slots. A key that a query does not see adds zero.
+// Tiles are merged in ascending order by their maxima. Prefill does that as it goes; decode spreads the tiles over the grid
+// and merges in a kernel of its own, by the same function.
+//
+// With sliding_window the tiles are of neighbouring places, out of the ring, and a bit says which query sees which key.
+#include "device.h"
+
+namespace {
+
+constexpr uint32_t THREADS = DOGE_CUDA_THREADS;
+constexpr uint32_t LANES_A_KEY = 8, KEYS_AT_ONCE = THREADS / LANES_A_KEY;
+constexpr uint32_t HEAD_DIM_MAX = 256;
+// In a prefill a slot may have had a key more for every token of the block.
+constexpr uint32_t ENTRIES_MAX = DOGE_CUDA_TILE + DOGE_CUDA_BLOCK;
+
+template <int ROWS, uint32_t ENTRIES> struct Shared {
+  float q[ROWS][HEAD_DIM_MAX];
+  float p[ROWS][ENTRIES];
+  const float *v[ENTRIES];
+  float largest[ROWS];
+};
+
+/// What a query has summed so far. A thread has its own COLUMNS channels of `out`.
+template <int ROWS, int COLUMNS> struct Sums {
+  float largest[ROWS], sum[ROWS], out[ROWS][COLUMNS];
+};
+
+/// Joins two parts of a softmax. The sum of one that is not empty is at least 1.
+DOGE_DEVICE void merge(float &largest, float &sum, float *out, int columns, float other_largest, float other_sum, const float *other) {
+  if (other_sum == 0.0f) return;
+  const float top = dev::larger(largest, other_largest);
+  const float mine = expf(largest - top), others = expf(other_largest - top);
+  largest = top;
+  sum = dev::fma(sum, mine, other_sum * others);
+  for (int i = 0; i < columns; ++i) out[i] = dev::fma(out[i], mine, other[i] * others);
+}
+
+/// The keys of one mask head. Entry t of a list, or of the ring the key of place t.
+struct Keys {
+  const uint32_t *row, *seen_from, *seen_until; // seen_from NULL: everybody sees all
+  const float *mask;
+  const float *arena_k, *arena_v; // of the K/V head
+  const float *new_k, *new_v;
+};
+
+DOGE_DEVICE Keys keys_of(const DogeCudaAttentionArgs &a, uint32_t m, bool is_list) {
+  const uint32_t kv_head = m / (a.kept.mask_heads / a.kept.kv_heads);
+  const size_t arena = (size_t)kv_head * a.kept.n_arena * a.kept.kv_row, fresh = (size_t)kv_head * a.head_dim;
+  Keys keys = {a.kept.row + (size_t)m * a.kept.n_slots, nullptr, nullptr, a.kept.mask + (size_t)m * a.kept.n_slots,
+               a.kept.k + arena, a.kept.v + arena, a.k + fresh, a.v + fresh};
+  if (is_list && a.seen == nullptr) {
+    const size_t base = (size_t)m * a.list.room;
+    keys.row = a.list.row + base;
+    keys.mask = a.list.mask + base;
+    keys.seen_from = a.list.seen_from + base;
+    keys.seen_until = a.list.seen_until + base;
+  }
+  return keys;
+}
+
+/// With sliding_window: the first key that a query sees, if it is kept.
+DOGE_DEVICE uint32_t window_first(const DogeCudaAttentionArgs &a, uint32_t query) {
+  const uint32_t place = a.at->place + query;
+  return place - dev::least(place, a.window - 1);
+}
+
+/// With sliding_window: does the query see the key of `place`, which stands in its tiles?
+DOGE_DEVICE bool sees_in_window(const DogeCudaAttentionArgs &a, uint32_t query, uint32_t m, uint32_t place) {
+  const uint32_t tiles = a.kept.n_slots / DOGE_CUDA_TILE;
+  const uint32_t word = a.seen[((size_t)query * a.kept.mask_heads + m) * tiles + place / DOGE_CUDA_TILE % tiles];
+  return (word >> place % DOGE_CUDA_TILE & 1) != 0;
+}
+
+/// Four channels; a head may begin at any even number of floats.
+DOGE_DEVICE void load4(float (&x)[4], const float *head, uint32_t c, uint32_t head_dim) {
+  if (head_dim % 4 == 0) {
+    const dev::Words4 words = dev::load16(head + c);
+    for (uint32_t i = 0; i < 4; ++i) x[i] = dev::from_bits(words.w[i]);
+  } else {
+    for (uint32_t i = 0; i < 4; ++i) x[i] = c + i < head_dim ? head[c + i] : 0.0f;
+  }
+}
+
+/// The rows first_row .. of one mask head, as row = query * heads + head.
+struct Rows {
+  uint32_t first, end, heads, m;
+  DOGE_DEVICE uint32_t query(int r) const { return dev::least(first + r, end - 1) / heads; }
+  DOGE_DEVICE uint32_t head(int r) const { return m * heads + dev::least(first + r, end - 1) % heads; }
+};
+
+template <int ROWS, class Block> DOGE_DEVICE void load_queries(Block &shared, const DogeCudaAttentionArgs &a, const Rows &rows) {
+  for (uint32_t i = dev::thread(); i < ROWS * HEAD_DIM_MAX; i += THREADS) {
+    const int r = (int)(i / HEAD_DIM_MAX);
+    const uint32_t c = i % HEAD_DIM_MAX;
+    shared.q[r][c] = c < a.head_dim ? a.q[(size_t)rows.query(r) * a.q_stride + (size_t)rows.head(r) * a.head_dim + c] : 0.0f;
+  }
+}
+
+/// Adds the keys begin .. end, one tile, to `sums`.
+template <int ROWS, int COLUMNS, class Block>
+DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const Keys &keys, const Rows &rows, uint32_t begin,
+                          uint32_t end, Sums<ROWS, COLUMNS> &sums) {
+  const uint32_t place0 = a.at->place, part = dev::thread() % LANES_A_KEY;
+  for (uint32_t first = begin; first < end; first += KEYS_AT_ONCE) {
+    const uint32_t entry = first + dev::thread() / LANES_A_KEY, t = dev::least(entry, end - 1);
+    const uint32_t row = a.seen != nullptr ? t % a.kept.n_slots : keys.row[t];
+    const bool is_new = (row & DOGE_CUDA_NEW) != 0;
+    const size_t at = is_new ? (size_t)(row & ~DOGE_CUDA_NEW) * a.kv_stride : (size_t)row * a.kept.kv_row;
+    const float *const k = (is_new ? keys.new_k : keys.arena_k) + at;
+    float dot[ROWS] = {};
+    for (uint32_t c = 4 * part; c < a.head_dim; c += 4 * LANES_A_KEY) {
+      float x[4];
+      load4(x, k, c, a.head_dim);
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) dot[r] = dev::fma(shared.q[r][c + i], x[i], dot[r]);
+      }
+    }
+    const float mask = keys.mask[a.seen != nullptr ? row : t];
+    const uint32_t from = keys.seen_from != nullptr ? keys.seen_from[t] : 0;
+    const uint32_t until = keys.seen_from != nullptr ? keys.seen_until[t] : DOGE_CUDA_NEVER;
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      float sum = dot[r];
+      for (uint32_t lanes = LANES_A_KEY / 2; lanes > 0; lanes /= 2) sum += dev::shuffle_xor(sum, lanes);
+      const uint32_t place = place0 + rows.query(r);
+      const bool sees = a.seen != nullptr ? sees_in_window(a, rows.query(r), rows.m, t) : from <= place && place < until;
+      if (part == (uint32_t)r && entry < end) shared.p[r][t - begin] = sees ? dev::fma(sum, a.scale, mask) : -dev::infinity();
+    }
+    if (part == 0 && entry < end) shared.v[t - begin] = (is_new ? keys.new_v : keys.arena_v) + at;
+  }
+  dev::sync();
+  const uint32_t n = end - begin;
+  for (uint32_t r = dev::warp(); r < ROWS; r += THREADS / 32) {
+    float largest = -dev::infinity();
+    for (uint32_t i = dev::lane(); i < n; i += 32) largest = dev::larger(largest, shared.p[r][i]);
+    largest = dev::warp_max(largest);
+    for (uint32_t i = dev::lane(); i < n; i += 32) {
+      const float score = shared.p[r][i];
+      shared.p[r][i] = score == -dev::infinity() ? 0.0f : expf(score - largest);
+    }
+    if (dev::lane() == 0) shared.largest[r] = largest;
+  }
+  dev::sync();
+  float sum[ROWS] = {}, out[ROWS][COLUMNS] = {};
+#pragma unroll 8
+  for (uint32_t i = 0; i < n; ++i) {
+    float v[COLUMNS];
+    for (int j = 0; j < COLUMNS; ++j) {
+      const uint32_t c = dev::thread() + j * THREADS;
+      v[j] = c < a.head_dim ? shared.v[i][c] : 0.0f;
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      const float p = shared.p[r][i];
+      sum[r] += p;
+      for (int j = 0; j < COLUMNS; ++j) out[r][j] = dev::fma(p, v[j], out[r][j]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    merge(sums.largest[r], sums.sum[r], sums.out[r], COLUMNS, shared.largest[r], sum[r], out[r]);
+  }
+  dev::sync();
+}
+
+template <int ROWS, int COLUMNS> DOGE_DEVICE void begin_sums(Sums<ROWS, COLUMNS> &sums) {
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    sums.largest[r] = -dev::infinity();
+    sums.sum[r] = 0.0f;
+    for (int j = 0; j < COLUMNS; ++j) sums.out[r][j] = 0.0f;
+  }
+}
+
+/// A query that sees nothing gets zeros.
+DOGE_DEVICE float quotient(float out, float sum) { return sum > 0.0f ? out / sum : (sum == 0.0f ? 0.0f : sum); }
+
+/// Grid: groups of ROWS rows, mask heads.
+template <int ROWS, int COLUMNS> DOGE_DEVICE void prefill(const DogeCudaAttentionArgs &a) {
+  Shared<ROWS, ENTRIES_MAX> &shared = dev::shared<Shared<ROWS, ENTRIES_MAX>>();
+  const uint32_t m = dev::block_y(), heads = a.q_heads / a.kept.mask_heads;
+  const Rows rows = {dev::block_x() * ROWS, a.n_rows * heads, heads, m};
+  const Keys keys = keys_of(a, m, true);
+  load_queries<ROWS>(shared, a, rows);
+  dev::sync();
+  Sums<ROWS, COLUMNS> sums;
+  begin_sums(sums);
+  if (a.seen != nullptr) {
+    const uint32_t end = a.at->place + rows.query(ROWS - 1) + 1;
+    for (uint32_t begin = window_first(a, rows.query(0)) / DOGE_CUDA_TILE * DOGE_CUDA_TILE; begin < end; begin += DOGE_CUDA_TILE) {
+      add_tile<ROWS, COLUMNS>(shared, a, keys, rows, begin, dev::least(begin + DOGE_CUDA_TILE, end), sums);
+    }
+  } else {
+    const uint32_t *const tile_begin = a.list.tile_begin + (size_t)m * a.list.tiles_room;
+    const uint32_t tiles = (a.kept.count[m] + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
+    for (uint32_t i = 0; i < tiles; ++i) add_tile<ROWS, COLUMNS>(shared, a, keys, rows, tile_begin[i], tile_begin[i + 1], sums);
+  }
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    if (rows.first + r >= rows.end) continue;
+    for (int j = 0; j < COLUMNS; ++j) {
+      const uint32_t c = dev::thread() + j * THREADS;
+      if (c >= a.head_dim) continue;
+      a.out[(size_t)rows.query(r) * a.q_stride + (size_t)rows.head(r) * a.head_dim + c] = quotient(sums.out[r][j], sums.sum[r]);
+    }
+  }
+}
+
+/// The keys of a single query: slots, or whole tiles of places up to its own.
+struct Range {
+  uint32_t begin, end;
+};
+
+DOGE_DEVICE Range range(const DogeCudaAttentionArgs &a, uint32_t m) {
+  if (a.seen == nullptr) return {0, a.kept.count[m]};
+  return {window_first(a, 0) / DOGE_CUDA_TILE * DOGE_CUDA_TILE, a.at->place + 1};
+}
+
+/// Grid: tiles, mask heads, groups of ROWS heads.
+template <int ROWS, int COLUMNS> DOGE_DEVICE void decode(const DogeCudaAttentionArgs &a) {
+  Shared<ROWS, DOGE_CUDA_TILE> &shared = dev::shared<Shared<ROWS, DOGE_CUDA_TILE>>();
+  const uint32_t m = dev::block_y(), tile = dev::block_x(), heads = a.q_heads / a.kept.mask_heads;
+  const Range all = range(a, m);
+  const uint32_t begin = all.begin + tile * DOGE_CUDA_TILE;
+  if (begin >= all.end) return;
+  const Rows rows = {dev::block_z() * ROWS, heads, heads, m};
+  const Keys keys = keys_of(a, m, false);
+  load_queries<ROWS>(shared, a, rows);
+  dev::sync();
+  Sums<ROWS, COLUMNS> sums;
+  begin_sums(sums);
+  add_tile<ROWS, COLUMNS>(shared, a, keys, rows, begin, dev::least(begin + DOGE_CUDA_TILE, all.end), sums);
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    if (rows.first + r >= rows.end) continue;
+    float *const partial = a.partial + ((size_t)rows.head(r) * a.partial_tiles + tile) * (2 + a.head_dim);
+    if (dev::thread() == 0) partial[0] = sums.largest[r], partial[1] = sums.sum[r];
+    for (int j = 0; j < COLUMNS; ++j) {
+      const uint32_t c = dev::thread() + j * THREADS;
+      if (c < a.head_dim) partial[2 + c] = sums.out[r][j];
+    }
+  }
+}
+
+}  // namespace
+
+// Heads of up to 128 channels, and up to 256. Every published model has two heads or one to a mask head.
+DOGE_KERNEL(doge_attention_prefill_128, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) { prefill<8, 1>(a); }
+DOGE_KERNEL(doge_attention_prefill_256, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) { prefill<8, 2>(a); }
+DOGE_KERNEL(doge_attention_decode_128, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) { decode<2, 1>(a); }
+DOGE_KERNEL(doge_attention_decode_256, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) { decode<2, 2>(a); }
+
+/// Merges the tiles of one query, in ascending order. Grid: heads.
+DOGE_KERNEL(doge_attention_merge, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) {
+  const uint32_t head = dev::block_x(), m = head / (a.q_heads / a.kept.mask_heads);
+  const Range all = range(a, m);
+  const uint32_t tiles = (all.end - all.begin + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
+  for (uint32_t c = dev::thread(); c < a.head_dim; c += THREADS) {
+    float largest = -dev::infinity(), sum = 0.0f, out = 0.0f;
+#pragma unroll 4
+    for (uint32_t i = 0; i < tiles; ++i) {
+      const float *const partial = a.partial + ((size_t)head * a.partial_tiles + i) * (2 + a.head_dim);
+      merge(largest, sum, &out, 1, partial[0], partial[1], partial + 2 + c);
+    }
+    a.out[(size_t)head * a.head_dim + c] = quotient(out, sum);
+  }
+}

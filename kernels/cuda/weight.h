@@ -1,0 +1,83 @@
+// Stored weights as eight floats at a time. A chunk is eight neighbouring columns; rows are padded to whole chunks.
+#pragma once
+#include "device.h"
+
+namespace weight {
+
+constexpr uint32_t CHUNK = 8;
+
+struct Chunk {
+  float x[CHUNK];
+};
+
+/// Eight floats of a padded row.
+DOGE_DEVICE Chunk load_floats(const float *p) {
+  const dev::Words4 low = dev::load16(p), high = dev::load16(p + 4);
+  Chunk c;
+  for (uint32_t i = 0; i < 4; ++i) c.x[i] = dev::from_bits(low.w[i]), c.x[4 + i] = dev::from_bits(high.w[i]);
+  return c;
+}
+
+struct F32 {
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) {
+    return load_floats(static_cast<const float *>(row) + chunk * CHUNK);
+  }
+};
+
+struct Bf16 {
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) {
+    const dev::Words4 words = dev::load16(static_cast<const uint16_t *>(row) + chunk * CHUNK);
+    Chunk c;
+    for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_bits(words.w[i] << 16), c.x[2 * i + 1] = dev::from_bits(words.w[i] & 0xffff0000u);
+    return c;
+  }
+};
+
+struct F16 {
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) {
+    const dev::Words4 words = dev::load16(static_cast<const uint16_t *>(row) + chunk * CHUNK);
+    Chunk c;
+    for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_f16((uint16_t)words.w[i]), c.x[2 * i + 1] = dev::from_f16((uint16_t)(words.w[i] >> 16));
+    return c;
+  }
+};
+
+/// A scale or a 16-bit element at an even address.
+DOGE_DEVICE float bf16_at(const void *p) { return dev::from_bits((uint32_t)*static_cast<const uint16_t *>(p) << 16); }
+
+/// Rows of the integer formats (doge_kernels.h), for tables read row by row: quants of all groups, then their scales.
+template <bool INT4> struct IntRow {
+  static constexpr uint32_t GROUP_BYTES = INT4 ? DOGE_GROUP / 2 : DOGE_GROUP;
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t cols) {
+    const uint32_t groups = (cols + DOGE_GROUP - 1) / DOGE_GROUP, group = chunk / 4;
+    const uint8_t *const bytes = static_cast<const uint8_t *>(row);
+    const float scale = bf16_at(bytes + groups * GROUP_BYTES + 2 * group);
+    // int4: columns 0..15 of a group stand in the low nibbles of its 16 bytes, 16..31 in the high ones.
+    const uint8_t *const quants = bytes + group * GROUP_BYTES + (INT4 ? chunk % 2 : chunk % 4) * CHUNK;
+    const uint32_t shift = INT4 && chunk % 4 >= 2 ? 4 : 0;
+    Chunk c;
+    for (uint32_t i = 0; i < CHUNK; ++i) {
+      const int quant = INT4 ? (quants[i] >> shift & 15) - 8 : (int8_t)quants[i];
+      c.x[i] = (float)quant * scale;
+    }
+    return c;
+  }
+};
+
+/// Quad `quad` (four columns) of row `row` of a tile in DOGE_TILE rows (doge_kernels.h), and the scale of its group.
+template <bool INT4> struct IntTile {
+  static constexpr uint32_t GROUP_BYTES = INT4 ? 256 : 512, BLOCK_BYTES = 64 + 2 * GROUP_BYTES;
+  DOGE_DEVICE static float scale(const uint8_t *tile, uint32_t row, uint32_t group) {
+    return bf16_at(tile + group / 2 * BLOCK_BYTES + group % 2 * 32 + row * 2);
+  }
+  /// The line of quads `line` of a group: 8 of int8, 4 of int4, where it holds quads `line` and `line + 4`.
+  DOGE_DEVICE static uint32_t word(const uint8_t *tile, uint32_t row, uint32_t group, uint32_t line) {
+    return *reinterpret_cast<const uint32_t *>(tile + group / 2 * BLOCK_BYTES + 64 + group % 2 * GROUP_BYTES + line * 64 + row * 4);
+  }
+  DOGE_DEVICE static float quant(uint32_t word, uint32_t byte, bool high) {
+    const uint32_t x = word >> 8 * byte;
+    return INT4 ? (float)((int)((high ? x >> 4 : x) & 15) - 8) : (float)(int8_t)(x & 255);
+  }
+};
+
+}  // namespace weight

@@ -1,0 +1,238 @@
+/* The contract of the CUDA kernels: each kernel takes one of these structs by value, so a drift of layout between the host
+ * and a kernel does not compile. The words, shapes and formulas are those of doge_kernels.h. bindgen makes Rust's side of it.
+ *
+ * Rules that hold for every kernel:
+ *   - Pointers are device pointers, aligned to 16 bytes; a row of floats has a stride that is a multiple of
+ *     DOGE_CUDA_PAD floats, and the floats between its length and its stride are zero. Kernels rely on those zeros and leave
+ *     them alone. Weights of the float formats are padded the same way (stride_bytes); those of the integer formats are in
+ *     tiles (experts' tables: in rows), as doge_kernels.h has them.
+ *   - `at` points to where the sequence stands; a captured graph then needs no new arguments for the next token.
+ *   - Sums are f32, in one fixed order per output that depends on the format and the length alone: never on the number of
+ *     rows, the grid, or how a prompt was cut. Kernels named *_bf16_tensor are the exception, and say what holds for them. */
+#ifndef DOGE_CUDA_H
+#define DOGE_CUDA_H
+
+#include "doge_kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { DOGE_CUDA_PAD = 8 };
+/* Threads of a block: of experts, of argmax, and of every other kernel. */
+enum { DOGE_CUDA_THREADS = 128, DOGE_CUDA_EXPERT_THREADS = 256, DOGE_CUDA_ARGMAX_THREADS = 512 };
+
+/* Where a sequence stands. Lives in device memory; the last kernel of a decode step moves it on. */
+typedef struct DogeCudaPlace {
+  uint32_t place;       /* of the first row of the block at hand */
+  uint32_t table_place; /* the place that row 0 of the rotation tables is for */
+  uint32_t step;        /* tokens chosen since the host looked */
+  uint32_t non_finite;  /* 1 + the first place whose logits were not finite; 0: none */
+  uint32_t stopped;     /* 1: an end-of-text token was chosen; what follows in the run leaves the sequence alone */
+} DogeCudaPlace;
+
+/* out[r] = table[ids[r]], widened. */
+typedef struct DogeCudaEmbedArgs {
+  float *out;          /* [n_rows][out_stride] */
+  const void *table;   /* [vocab][cols]; integer formats in tiles */
+  const uint32_t *ids; /* [n_rows], below vocab */
+  size_t stride_bytes; /* of a row, or of a tile */
+  uint32_t n_rows, cols, out_stride;
+} DogeCudaEmbedArgs;
+
+/* x[r] = gate * x[r] + branch[r] in place, unless gate is NULL; out[r] = rms_norm(x[r]). */
+typedef struct DogeCudaNormArgs {
+  float *out;          /* [n_rows][stride] */
+  float *x;            /* [n_rows][stride] */
+  const float *gate;   /* [cols] or NULL */
+  const float *branch; /* [n_rows][stride]; not read without gate */
+  const float *weight; /* [cols] */
+  uint32_t n_rows, cols, stride;
+  float eps;
+} DogeCudaNormArgs;
+
+/* One linear layer of several that read the same x. */
+typedef struct DogeCudaProjection {
+  float *out;         /* [n_rows][out_stride] */
+  const void *weight; /* [out_features][cols] */
+  const float *bias;  /* [out_features] or NULL */
+  uint32_t out_features, out_stride;
+} DogeCudaProjection;
+
+enum { DOGE_CUDA_PROJECTIONS = 3 };
+
+/* out[r] = weight * x[r] (+ bias) for each projection. The _gated kernels read exactly two, gate and up, of the same
+ * size, and write out[r] = act(gate) * up to projection[0].out. */
+typedef struct DogeCudaLinearArgs {
+  DogeCudaProjection projection[DOGE_CUDA_PROJECTIONS]; /* unused ones have 0 out_features */
+  const float *x;                                       /* [n_rows][x_stride] */
+  size_t stride_bytes;                                  /* of a weight row, or of a tile */
+  uint32_t n_rows, cols, x_stride;
+  uint32_t act; /* DogeActivation; read by the _gated kernels */
+} DogeCudaLinearArgs;
+
+/* out[r][i] = x[r][i] rounded to bf16, for whole strides. */
+typedef struct DogeCudaRoundArgs {
+  uint16_t *out;  /* [n] */
+  const float *x; /* [n] */
+  size_t n;
+} DogeCudaRoundArgs;
+
+/* The linear layer on tensor cores: x rounded to bf16, bf16 weights, f32 sums in the order of the hardware. An output has
+ * the same bits at every number of rows; they are not those of doge_linear_bf16. */
+typedef struct DogeCudaGemmArgs {
+  DogeCudaProjection projection[DOGE_CUDA_PROJECTIONS];
+  const uint16_t *x;   /* [n_rows][x_stride] in bf16 */
+  size_t stride_bytes; /* of a weight row */
+  uint32_t n_rows, cols, x_stride;
+} DogeCudaGemmArgs;
+
+/* Rows of q and k: rms_norm over each head if its weight is not NULL (spec 4.2), then the half rotation (spec 4.3). */
+typedef struct DogeCudaRopeArgs {
+  float *q, *k;                       /* [n_rows][q_stride], [n_rows][k_stride], in place */
+  const float *q_weight, *k_weight;   /* [head_dim] or NULL */
+  const float *cos, *sin;             /* [places][head_dim / 2], row 0 for at->table_place */
+  const DogeCudaPlace *at;
+  uint32_t n_rows, q_heads, k_heads, head_dim, q_stride, k_stride;
+  float eps;
+} DogeCudaRopeArgs;
+
+/* out[r][m] = exp(A[m] * softplus(dt_weight[m] * v[r] (+ bias[m]))) */
+typedef struct DogeCudaMaskScoreArgs {
+  float *out;             /* [n_rows][n_heads], no padding */
+  const float *dt_weight; /* [n_heads][v_stride], padded with zeros */
+  const float *bias;      /* [n_heads] or NULL */
+  const float *A;         /* [n_heads] */
+  const float *v;         /* [n_rows][v_stride] */
+  uint32_t n_rows, n_heads, v_stride;
+} DogeCudaMaskScoreArgs;
+
+/* Slots of a tile: attention sums a tile's keys one after another, and merges tiles in ascending order. */
+enum { DOGE_CUDA_TILE = 32 };
+/* A key's row number with this bit is a row of the block at hand (k and v), without it a row of the arena. */
+#define DOGE_CUDA_NEW 0x80000000u
+#define DOGE_CUDA_NEVER 0xffffffffu
+/* Tokens of a block at most. */
+enum { DOGE_CUDA_BLOCK = 256 };
+
+/* The kept keys of one layer (spec 8; src/model/kept_set.rs says why slots). M mask heads, nkv K/V heads, g = M / nkv. */
+typedef struct DogeCudaKept {
+  uint32_t *row;   /* [M][n_slots]; n_slots = keep_window_size, or less if no key can be dropped yet */
+  uint32_t *place; /* [M][n_slots] */
+  float *mask;     /* [M][n_slots] */
+  uint32_t *count; /* [M] slots in use */
+  float *k, *v;    /* [nkv][n_arena][kv_row]: the arena, n_arena = g * n_slots */
+  uint32_t n_slots, n_arena, kv_row, mask_heads, kv_heads;
+} DogeCudaKept;
+/* With sliding_window a DogeCudaKept is a ring of all keys of the window: n_arena = n_slots, the key of place p at row
+ * p % n_slots of k, v and mask; row, place and count are not used. n_slots is a multiple of DOGE_CUDA_TILE and at least
+ * window + DOGE_CUDA_BLOCK, so that a block's keys overwrite none that its queries see. */
+
+/* The keys that the queries of a block of more than one token see, by slot, in each slot in order of time. Written by
+ * doge_kept_offer, one list a mask head, room for n_slots + DOGE_CUDA_BLOCK entries. */
+typedef struct DogeCudaKeyList {
+  uint32_t *row, *seen_from, *seen_until; /* [M][room] */
+  float *mask;                            /* [M][room] */
+  uint32_t *tile_begin;                   /* [M][n_slots / DOGE_CUDA_TILE + 2] */
+  /* Keys that lost their slot in the block, in order of time. */
+  uint32_t *left_slot, *left_row, *left_from, *left_until; /* [M][DOGE_CUDA_BLOCK] */
+  float *left_mask;
+  uint32_t *n_left; /* [M] */
+  uint32_t room, tiles_room;
+} DogeCudaKeyList;
+
+/* Offers the block's keys to the sets, one block of threads a mask head; one key a token, in order. */
+typedef struct DogeCudaOfferArgs {
+  DogeCudaKept kept;
+  DogeCudaKeyList list;
+  const float *mask; /* [n_rows][M] */
+  const DogeCudaPlace *at;
+  uint32_t n_rows;
+} DogeCudaOfferArgs;
+
+/* Writes a block's keys into the ring. */
+typedef struct DogeCudaWindowAddArgs {
+  DogeCudaKept kept;
+  const float *k, *v; /* [n_rows][kv_stride] */
+  const float *mask;  /* [n_rows][M] */
+  const DogeCudaPlace *at;
+  uint32_t n_rows, head_dim, kv_stride;
+} DogeCudaWindowAddArgs;
+
+/* Of the keys of its window, each query of a block sees the n_keep of largest mask, ties to the earlier place. The key of
+ * place p is bit p % DOGE_CUDA_TILE of word p / DOGE_CUDA_TILE % (n_slots / DOGE_CUDA_TILE). */
+typedef struct DogeCudaWindowChooseArgs {
+  DogeCudaKept kept;
+  uint32_t *seen; /* [n_rows][M][n_slots / DOGE_CUDA_TILE] */
+  const DogeCudaPlace *at;
+  uint32_t n_rows, window, n_keep;
+} DogeCudaWindowChooseArgs;
+
+/* Attention of a block's queries over their keys (spec 4.4). doge_attention_decode: one query, a block of threads for each
+ * tile of slots, partial results to `partial`, merged by doge_attention_merge. doge_attention_prefill: any number of
+ * queries over the key lists. Both give a query the same bits. With `seen`, tiles are of neighbouring places of the ring. */
+typedef struct DogeCudaAttentionArgs {
+  DogeCudaKept kept;
+  DogeCudaKeyList list;
+  const uint32_t *seen; /* with sliding_window, as above; else NULL */
+  float *out;         /* [n_rows][q_stride] */
+  const float *q;     /* [n_rows][q_stride], head h at h * head_dim */
+  const float *k, *v; /* [n_rows][kv_stride]: the block's own keys, head at kv_head * head_dim */
+  float *partial;     /* [q_heads][tiles][2 + head_dim]: maximum, sum, weighted values; decode only */
+  const DogeCudaPlace *at;
+  uint32_t n_rows, q_heads, head_dim, q_stride, kv_stride, partial_tiles;
+  uint32_t window; /* read with `seen` */
+  float scale;
+} DogeCudaAttentionArgs;
+
+/* Moves the block's surviving keys from k and v into the arena. One block of threads a K/V head. */
+typedef struct DogeCudaCommitArgs {
+  DogeCudaKept kept;
+  DogeCudaKeyList list;
+  uint32_t *mark;     /* [nkv][n_arena], scratch */
+  const float *k, *v; /* [n_rows][kv_stride] */
+  const DogeCudaPlace *at;
+  uint32_t n_rows, head_dim, kv_stride;
+} DogeCudaCommitArgs;
+
+/* act(gate) * up into gate; whole strides. */
+typedef struct DogeCudaGatedArgs {
+  float *gate;     /* [n] */
+  const float *up; /* [n] */
+  size_t n;
+  uint32_t act;
+} DogeCudaGatedArgs;
+
+enum { DOGE_CUDA_KEYS_MAX = 256, DOGE_CUDA_TOP_MAX = 256, DOGE_CUDA_PAIRS_MAX = 2048 };
+
+/* Router and routed experts of each row, one block of threads a row (spec 4.6): selects the n_top experts of largest
+ * x[i] + y[j], ties to the lower id, and y[r] += sum_e weight[e] * act(down_embed[e] * x[r]) * up_embed[e]. */
+typedef struct DogeCudaExpertsArgs {
+  float *y;            /* [n_rows][x_stride], added to */
+  const float *x;      /* [n_rows][x_stride] */
+  const float *router; /* [n_rows][router_stride]: 2 * n_keys logits */
+  const void *down_embed, *up_embed; /* [experts][cols]; integer formats in rows */
+  uint32_t *expert;    /* [n_rows][n_top] ascending by id, for whoever watches */
+  float *weight;       /* [n_rows][n_top] */
+  size_t stride_bytes; /* of an expert's row */
+  uint32_t n_rows, cols, x_stride, router_stride, n_keys, n_top;
+  uint32_t act;
+  uint32_t reference_routing; /* 1: whose logits a row gets as transformers has it (spec 6) */
+} DogeCudaExpertsArgs;
+
+/* The index of the largest logit, the lowest on ties, becomes the next token: chosen[at->step] and ids[0]; then the sequence
+ * moves on by one place. Does nothing once the run has stopped. */
+typedef struct DogeCudaArgmaxArgs {
+  const float *logits; /* [n] */
+  uint32_t *ids;       /* [1] */
+  uint32_t *chosen;    /* room for every step of a run */
+  const uint32_t *eos; /* [n_eos]: tokens that stop the run */
+  DogeCudaPlace *at;
+  uint32_t n, n_eos;
+} DogeCudaArgmaxArgs;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,194 @@
+//! One GPU: its context, its stream, the kernels loaded on it.
+
+use std::sync::Arc;
+
+use cudarc::driver::{sys, CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+
+use super::{images, table::Table};
+use crate::{Error, Result};
+
+/// What to say where this build has no kernels for GPUs.
+pub const MISSING_KERNELS: &str = "this build has no CUDA kernels: nvcc was not found when it was built. Install CUDA 12.8 or later (or, into a virtual environment, pip install nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85), and build with NVCC=<path of nvcc> DOGE_CUDA=require";
+
+/// The oldest architecture that the kernels are made for.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// A GPU with the kernels on it. Cheap to clone. Its work runs in one stream, in the order given.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    ordinal: usize,
+    name: String,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    table: Table,
+}
+
+impl Device {
+    /// The GPU number `ordinal`, as the driver counts them (`CUDA_VISIBLE_DEVICES` counts).
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`]: no kernels in this build, no driver, a driver that is too old, no such GPU, or one of
+    /// an architecture before 8.0.
+    pub fn open(ordinal: usize) -> Result<Device> {
+        let unavailable = |why: String| Error::DeviceUnavailable { device: format!("cuda:{ordinal}"), why };
+        // Kernels first: without them no driver would help.
+        let images = images::all(|| unavailable(MISSING_KERNELS.into()))?;
+        // SAFETY: loads the driver's library, whose initialisers are as trustworthy as the driver itself.
+        if !unsafe { sys::is_culib_present() } {
+            let why = "the driver's library libcuda.so.1 was not found. Install the NVIDIA driver, version 580 or later, or put the folder of its libcuda.so.1 on LD_LIBRARY_PATH";
+            return Err(unavailable(why.into()));
+        }
+        let of_driver = |error: DriverError| unavailable(why(error));
+        let context = CudaContext::new(ordinal).map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_INVALID_DEVICE | sys::CUresult::CUDA_ERROR_NO_DEVICE => {
+                let count = CudaContext::device_count().unwrap_or(0);
+                unavailable(format!("there is no such GPU; the driver shows {count}"))
+            }
+            _ => of_driver(error),
+        })?;
+        // SAFETY: all work goes to one stream, so nothing needs the events that would order several.
+        unsafe { context.disable_event_tracking() };
+        let architecture = context.compute_capability().map_err(of_driver)?;
+        if architecture < OLDEST {
+            let (major, minor) = architecture;
+            return Err(unavailable(format!("its architecture is {major}.{minor}; the kernels need 8.0 (Ampere) or later")));
+        }
+        let name = context.name().map_err(of_driver)?;
+        let stream = context.new_stream().map_err(of_driver)?;
+        let load = |image| context.load_module(cudarc::nvrtc::Ptx::from_binary(image)).map_err(of_driver);
+        let modules: Vec<Arc<CudaModule>> = images.into_iter().map(load).collect::<Result<_>>()?;
+        let table = Table::load(|name| {
+            let found = modules.iter().find_map(|module| module.load_function(name).ok());
+            found.ok_or_else(|| unavailable(format!("kernel {name} is missing from the images loaded")))
+        })?;
+        Ok(Device(Arc::new(Inner { ordinal, name, context, stream, table })))
+    }
+
+    /// GPUs that the driver shows; 0 without a driver.
+    pub fn count() -> usize {
+        // SAFETY: as in `open`.
+        if !unsafe { sys::is_culib_present() } || cudarc::driver::result::init().is_err() {
+            return 0;
+        }
+        CudaContext::device_count().map_or(0, |n| n.max(0) as usize)
+    }
+
+    /// Are kernels for GPUs part of this build?
+    pub const fn is_built() -> bool {
+        images::ARE_THERE
+    }
+
+    pub fn ordinal(&self) -> usize {
+        self.0.ordinal
+    }
+
+    /// The driver's name for it.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Bytes of its memory: free, and all.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.0.context.mem_get_info().map_err(failed("asking for the free memory"))
+    }
+
+    /// An error if `bytes` are not free now.
+    pub(super) fn expect_room(&self, bytes: u128, what: &'static str) -> Result<()> {
+        self.synchronize()?; // what was given back is free only then
+        let (free, _) = self.memory()?;
+        if bytes > free as u128 {
+            return Err(Error::OutOfMemory { bytes, what });
+        }
+        Ok(())
+    }
+
+    /// Waits until everything given to it is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if something of it failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.0.stream.synchronize().map_err(failed("waiting for the GPU"))
+    }
+
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.0.stream
+    }
+
+    pub(super) fn table(&self) -> &Table {
+        &self.0.table
+    }
+
+    /// Gives a kernel to the stream. Nothing to do for an empty grid.
+    ///
+    /// # Safety
+    /// `args` is the kernel's own struct; each pointer in it covers what kernels/doge_cuda.h states for its sizes, in this
+    /// device's memory, for as long as the stream may run it.
+    pub(super) unsafe fn launch<A: Args>(&self, kernel: &Kernel, grid: [usize; 3], args: &A) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let side = |n: usize| u32::try_from(n).map_err(|_| Error::BadArgument { what: "grid", why: format!("{n} blocks") });
+        let config = LaunchConfig {
+            grid_dim: (side(grid[0])?, side(grid[1])?, side(grid[2])?),
+            block_dim: (kernel.threads, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        let args = Struct(*args);
+        let mut launch = self.0.stream.launch_builder(&kernel.function);
+        launch.arg(&args);
+        launch.launch(config).map(|_| ()).map_err(failed(kernel.name))
+    }
+}
+
+/// A kernel and the threads of its blocks.
+pub(super) struct Kernel {
+    pub name: &'static str,
+    pub function: CudaFunction,
+    pub threads: u32,
+}
+
+/// The structs of kernels/doge_cuda.h.
+pub(super) trait Args: Copy {}
+
+#[repr(transparent)]
+struct Struct<A>(A);
+
+// SAFETY: a plain C struct; `launch` hands the kernel a copy of its bytes.
+unsafe impl<A: Args> cudarc::driver::DeviceRepr for Struct<A> {}
+
+/// The driver's words for an error, with what to do about the frequent ones.
+fn why(error: DriverError) -> String {
+    let advice = match error.0 {
+        sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
+        | sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+        | sys::CUresult::CUDA_ERROR_INVALID_IMAGE
+        | sys::CUresult::CUDA_ERROR_STUB_LIBRARY => "; the driver is too old or none: install version 580 or later",
+        sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+            "; the kernels are not made for this GPU: build with its architecture in DOGE_CUDA_ARCHS"
+        }
+        sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | sys::CUresult::CUDA_ERROR_LAUNCH_FAILED => {
+            "; a kernel failed, the device is lost to this process: please report it, with the model and the command"
+        }
+        _ => "",
+    };
+    format!("{error}{advice}")
+}
+
+/// Names a failure of the driver by what was being done.
+pub(super) fn failed(what: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes: 0, what },
+        _ => Error::Device { what, why: why(error) },
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cuda:{} ({})", self.0.ordinal, self.0.name)
+    }
+}

@@ -1,0 +1,220 @@
+//! The river on a device: one block of tokens from ids to the final norm, one line an operation, the shape in the margin.
+//! Line for line the one of `model/forward.rs`.
+
+use super::{
+    attention::AttentionShape,
+    buffer::{Buffer, Rows},
+    device::Device,
+    kept::Kept,
+    linear::Projection,
+    ops::{Experts, Heads, Residual},
+    scratch::{Scratch, EOS_MAX},
+    weights::{DeviceLayer, DeviceLinear, DeviceWeights},
+};
+use crate::{
+    model::{Config, Observer, Variant},
+    ops::{Activations, Routing},
+    Dtype, Result,
+};
+
+/// What a forward pass needs beside its state.
+pub(super) struct Forward<'a> {
+    pub device: &'a Device,
+    pub config: &'a Config,
+    pub variant: &'a Variant,
+    pub weights: &'a DeviceWeights,
+    pub routing: Routing,
+    /// In which form bf16 weights of a prompt meet their input.
+    pub activations: Activations,
+}
+
+/// Somebody who looks at a block on its way, and where it stands. What is looked at comes from the device each time.
+pub(super) struct Watch<'a> {
+    pub observer: &'a mut dyn Observer,
+    pub place: usize,
+    pub rows: usize,
+}
+
+impl Watch<'_> {
+    fn rows(&self, rows: &Rows) -> Result<Vec<f32>> {
+        rows.read(self.rows)
+    }
+}
+
+fn projection<'a>(out: &'a mut Rows, linear: &'a DeviceLinear) -> Projection<'a> {
+    Projection { out, weight: &linear.weight, bias: linear.bias.as_ref() }
+}
+
+impl Forward<'_> {
+    /// Runs the block of `n` tokens in `s.ids`, which stands where `s.at` says, through all layers. Leaves the normed stream
+    /// in `s.h`. `is_prompt` lets bf16 weights go to the tensor cores if the activations may be rounded.
+    pub fn block(
+        &self,
+        n: usize,
+        is_prompt: bool,
+        layers: &mut [Kept],
+        s: &mut Scratch,
+        watch: &mut Option<Watch<'_>>,
+    ) -> Result<()> {
+        let (gpu, w, eps) = (self.device, self.weights, self.config.rms_norm_eps);
+        gpu.embed(&mut s.x, &w.embed_tokens, &s.ids, n)?; //                                    [n, H]
+        let Some(first) = w.layers.first() else { return Ok(()) };
+        gpu.rms_norm(&mut s.h, &mut s.x, None, &first.input_layernorm, eps, n)?; //             [n, H]
+        if let Some(watch) = watch {
+            watch.observer.hidden(0, watch.place, &watch.rows(&s.x)?);
+        }
+        for (i, (layer, kept)) in w.layers.iter().zip(layers).enumerate() {
+            self.attention(i, layer, kept, n, is_prompt, s, watch)?; //                         h -> branch
+            if let Some(watch) = watch {
+                watch.observer.attn_out(i, watch.place, &watch.rows(&s.branch)?);
+            }
+            let residual = Residual { gate: &layer.input_residual, branch: &s.branch };
+            gpu.rms_norm(&mut s.h, &mut s.x, Some(residual), &layer.post_attention_layernorm, eps, n)?;
+
+            self.mlp(i, layer, n, is_prompt, s, watch)?; //                                     h -> branch
+            let next_norm = w.layers.get(i + 1).map_or(&w.norm, |next| &next.input_layernorm);
+            let residual = Residual { gate: &layer.post_attention_residual, branch: &s.branch };
+            gpu.rms_norm(&mut s.h, &mut s.x, Some(residual), next_norm, eps, n)?;
+            if let Some(watch) = watch {
+                watch.observer.mlp_out(i, watch.place, &watch.rows(&s.branch)?);
+                watch.observer.hidden(i + 1, watch.place, &watch.rows(&s.x)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Linear layers of one input: on tensor cores where that is wanted, else exactly. Layers of several formats go one by one.
+    fn linear<const N: usize>(
+        &self,
+        mut projections: [Projection<'_>; N],
+        x: &Rows,
+        rounded: &mut Buffer<u16>,
+        n: usize,
+        is_prompt: bool,
+    ) -> Result<()> {
+        let dtype = projections[0].weight.dtype();
+        if projections.iter().any(|p| p.weight.dtype() != dtype) {
+            return projections.into_iter().try_for_each(|p| self.linear([p], x, rounded, n, is_prompt));
+        }
+        if self.on_tensor_cores(dtype, is_prompt) {
+            self.device.gemm_bf16(&mut projections, x, rounded, n)
+        } else {
+            self.device.linear(&mut projections, x, n)
+        }
+    }
+
+    fn on_tensor_cores(&self, dtype: Dtype, is_prompt: bool) -> bool {
+        is_prompt && dtype == Dtype::Bf16 && self.activations == Activations::Bf16
+    }
+
+    /// Dynamic mask attention and its output projection (spec 4.2 to 4.4): `s.h` to `s.branch`.
+    #[allow(clippy::too_many_arguments, reason = "a straight line through one layer")]
+    fn attention(
+        &self,
+        i: usize,
+        layer: &DeviceLayer,
+        kept: &mut Kept,
+        n: usize,
+        is_prompt: bool,
+        s: &mut Scratch,
+        watch: &mut Option<Watch<'_>>,
+    ) -> Result<()> {
+        let (gpu, c) = (self.device, self.config);
+        let (nq, nkv, d) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
+        let (q_proj, k_proj, v_proj) = (&layer.q_proj, &layer.k_proj, &layer.v_proj);
+        let qkv = [projection(&mut s.q, q_proj), projection(&mut s.k, k_proj), projection(&mut s.v, v_proj)];
+        self.linear(qkv, &s.h, &mut s.rounded, n, is_prompt)?; //                               [n, nq | nkv, d]
+        gpu.mask_score(&mut s.mask, &layer.dt_weight, layer.dt_bias.as_ref(), &layer.a, &s.v, n)?; // [n, M]
+        let q = Heads { rows: &mut s.q, heads: nq, norm: layer.q_norm.as_ref() };
+        let k = Heads { rows: &mut s.k, heads: nkv, norm: layer.k_norm.as_ref() };
+        gpu.rope(q, k, &s.cos, &s.sin, &s.at, d, c.rms_norm_eps, n)?;
+
+        gpu.kept_offer(kept, &mut s.lists, (&s.k, &s.v), &s.mask, &s.at, n)?;
+        let shape = AttentionShape { n_rows: n, q_heads: nq, scale: 1.0 / (d as f32).sqrt() };
+        gpu.dynamic_mask_attention(&mut s.attn, &s.q, (&s.k, &s.v), kept, &mut s.lists, &mut s.partial, &s.at, shape)?;
+        if let Some(watch) = watch {
+            let mut mask = vec![0.0; n * self.variant.mask_heads];
+            s.mask.read(0, &mut mask)?;
+            watch.observer.mask(i, watch.place, &mask);
+            if watch.observer.wants_kept() {
+                for (m, queries) in s.lists.seen(kept, watch.place as u32, n)?.into_iter().enumerate() {
+                    for (r, keys) in queries.into_iter().enumerate() {
+                        watch.observer.kept(i, m, watch.place + r, keys);
+                    }
+                }
+            }
+        }
+        gpu.kept_commit(kept, &mut s.lists, &s.k, &s.v, &s.at, n)?;
+        self.linear([projection(&mut s.branch, &layer.o_proj)], &s.attn, &mut s.rounded, n, is_prompt)
+        // [n, H]
+    }
+
+    /// The dense MLP and the routed experts (spec 4.5, 4.6): `s.h` to `s.branch`.
+    fn mlp(
+        &self,
+        i: usize,
+        layer: &DeviceLayer,
+        n: usize,
+        is_prompt: bool,
+        s: &mut Scratch,
+        watch: &mut Option<Watch<'_>>,
+    ) -> Result<()> {
+        let (gpu, c) = (self.device, self.config);
+        let (gate_proj, up_proj) = (&layer.gate_proj, &layer.up_proj);
+        let formats = (gate_proj.weight.dtype(), up_proj.weight.dtype());
+        let mut both = [projection(&mut s.gate, gate_proj), projection(&mut s.up, up_proj)];
+        if formats.0 == formats.1 && !self.on_tensor_cores(formats.0, is_prompt) {
+            gpu.linear_gated(&mut both, &s.h, n, c.hidden_act)?; //                             [n, I]
+        } else {
+            self.linear(both, &s.h, &mut s.rounded, n, is_prompt)?;
+            gpu.gated_activation(&mut s.gate, &s.up, c.hidden_act, n)?;
+        }
+        self.linear([projection(&mut s.branch, &layer.down_proj)], &s.gate, &mut s.rounded, n, is_prompt)?; // [n, H]
+
+        let Some(experts) = &layer.experts else { return Ok(()) };
+        let router = Projection { out: &mut s.router, weight: &experts.router_gate, bias: None };
+        gpu.linear(&mut [router], &s.h, n)?; //                                                 [n, 2K]
+        let top = c.num_experts_per_tok;
+        let chosen = Experts {
+            router: &s.router,
+            down_embed: &experts.down_embed,
+            up_embed: &experts.up_embed,
+            num_keys: c.num_keys(),
+            top,
+            routing: self.routing,
+            act: c.hidden_act,
+            expert: &mut s.expert, //                                                           [n, k]
+            weight: &mut s.weight,
+        };
+        gpu.experts(&mut s.branch, &s.h, chosen, n)?; //                                        [n, H]
+        if let Some(watch) = watch {
+            let (mut expert, mut weight) = (vec![0; n * top], vec![0.0; n * top]);
+            s.expert.read(0, &mut expert)?;
+            s.weight.read(0, &mut weight)?;
+            watch.observer.router(i, watch.place, &watch.rows(&s.router)?);
+            watch.observer.experts(i, watch.place, &expert, &weight);
+        }
+        Ok(())
+    }
+
+    /// The logits of row `row` of the normed stream, into `s.logits` (spec 3).
+    pub fn head(&self, row: usize, s: &mut Scratch) -> Result<()> {
+        let stride = s.h.stride();
+        s.last.buffer.copy(0, &s.h.buffer, row * stride, stride)?;
+        self.head_of_last(s)
+    }
+
+    /// The same of the row in `s.last`.
+    fn head_of_last(&self, s: &mut Scratch) -> Result<()> {
+        let head = Projection { out: &mut s.logits, weight: self.weights.head(), bias: None };
+        self.device.linear(&mut [head], &s.last, 1)
+    }
+
+    /// One whole decode step: the token in `s.ids` to the likeliest next one, all on the device.
+    pub fn decode_step(&self, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
+        self.block(1, false, layers, s, &mut None)?;
+        let head = Projection { out: &mut s.logits, weight: self.weights.head(), bias: None };
+        self.device.linear(&mut [head], &s.h, 1)?; //                                           [1, V]
+        self.device.argmax(&s.logits, &mut s.ids, &mut s.chosen, &s.eos, EOS_MAX, &mut s.at)
+    }
+}

@@ -1,0 +1,34 @@
+//! The engine on an NVIDIA GPU: the same operations and the same river as on the CPU, over device memory.
+//!
+//! The driver's library is loaded when a [`Device`] is opened, not before: a binary with this room in it runs on machines
+//! without a GPU, and says what is missing only to those who ask for one. The kernels (`kernels/cuda/`) are inside the
+//! binary as machine code, put there by `build.rs` where it found nvcc.
+//!
+//! [`Device::upload`] copies a model's weights to the GPU; sessions of the model it returns run there. Everything a decode
+//! step does, up to the choice of the likeliest token, is one CUDA graph, and a run of several steps needs the host only at
+//! its end.
+
+mod attention;
+mod buffer;
+mod device;
+mod forward;
+mod images;
+mod kept;
+mod key_lists;
+mod linear;
+mod ops;
+mod roof;
+mod scratch;
+mod sequence;
+mod table;
+mod weights;
+mod window;
+
+pub use buffer::{Buffer, Rows};
+pub use device::{Device, MISSING_KERNELS};
+pub use linear::{DeviceMatrix, Projection};
+pub use ops::{Experts, Residual};
+pub use sequence::{Run, Sequence};
+pub use weights::DeviceWeights;
+
+pub use crate::ffi::{DOGE_CUDA_BLOCK, DOGE_CUDA_PAD, DOGE_CUDA_TILE};

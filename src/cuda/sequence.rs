@@ -1,0 +1,306 @@
+//! One sequence on a device: its state, its scratch, and the graph of its decode step.
+
+use std::sync::Arc;
+
+use cudarc::driver::{sys, CudaGraph};
+
+use super::{
+    device::{failed, Device},
+    forward::{Forward, Watch},
+    kept::{Kept, KeptShape},
+    ops::PLACE_WORDS,
+    scratch::{Scratch, EOS_MAX, STEPS_MAX},
+    weights::DeviceWeights,
+    window::ring_rows,
+};
+use crate::{
+    ffi,
+    model::{first_non_finite, Checkpoint, Observer, Rope, SessionOptions},
+    ops::{Activations, Routing},
+    Error, Result,
+};
+
+/// What a run of decode steps gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// The tokens chosen, one a step. The last one was not fed.
+    pub ids: Vec<u32>,
+    /// The place of the first token whose logits were not finite; the ids from there on mean nothing.
+    pub non_finite: Option<usize>,
+}
+
+/// A captured decode step.
+struct Step(CudaGraph);
+
+// SAFETY: the driver's graph objects belong to no thread; this one is used through `&mut Sequence` alone, never by two threads
+// at once.
+unsafe impl Send for Step {}
+// SAFETY: nothing is done through a shared reference.
+unsafe impl Sync for Step {}
+
+/// One sequence on a device.
+pub struct Sequence {
+    weights: Arc<DeviceWeights>,
+    checkpoint: Arc<Checkpoint>,
+    options: SessionOptions,
+    activations: Activations,
+    shape: KeptShape,
+    layers: Vec<Kept>,
+    /// Made at the first call.
+    scratch: Option<Box<Scratch>>,
+    /// Its launches name the buffers of `layers` and `scratch`.
+    step: Option<Step>,
+}
+
+impl Sequence {
+    /// An empty sequence.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn new(
+        weights: &Arc<DeviceWeights>,
+        checkpoint: &Arc<Checkpoint>,
+        options: SessionOptions,
+        activations: Activations,
+    ) -> Result<Self> {
+        let config = &checkpoint.config;
+        let shape = KeptShape {
+            mask_heads: checkpoint.variant.mask_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            slots: 0,
+            keep_window_size: config.keep_window_size,
+            sliding_window: config.sliding_window,
+        };
+        Ok(Sequence {
+            weights: weights.clone(),
+            checkpoint: checkpoint.clone(),
+            options,
+            activations,
+            shape,
+            layers: (0..config.num_hidden_layers).map(|_| Kept::new(weights.device(), shape)).collect::<Result<_>>()?,
+            scratch: None,
+            step: None,
+        })
+    }
+
+    fn device(&self) -> &Device {
+        self.weights.device()
+    }
+
+    /// Bytes of the state after `tokens` tokens.
+    pub fn state_bytes(&self, tokens: usize) -> u128 {
+        self.shape_for(tokens).bytes() * self.layers.len() as u128
+    }
+
+    fn shape_for(&self, tokens: usize) -> KeptShape {
+        let slots = match self.shape.sliding_window {
+            None => tokens.min(self.shape.keep_window_size),
+            Some(_) if tokens == 0 => 0,
+            Some(window) => ring_rows(window, self.options.ctx_size),
+        };
+        KeptShape { slots, ..self.shape }
+    }
+
+    /// Makes room for a sequence of `tokens` tokens.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] before anything is changed, [`Error::Device`].
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        let shape = self.shape_for(tokens);
+        if shape.slots <= self.shape.slots {
+            return Ok(());
+        }
+        let device = self.device().clone();
+        device.expect_room(shape.bytes() * self.layers.len() as u128, "the kept keys of a session on the GPU")?;
+        let larger = self.layers.iter().map(|kept| kept.with_slots(&device, shape.slots)).collect::<Result<_>>()?;
+        (self.step, self.scratch, self.layers, self.shape) = (None, None, larger, shape);
+        Ok(())
+    }
+
+    /// A sequence of its own that goes on where this one stands.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn fork(&self) -> Result<Self> {
+        let copy = |kept: &Kept| kept.with_slots(self.device(), self.shape.slots);
+        Ok(Sequence {
+            weights: self.weights.clone(),
+            checkpoint: self.checkpoint.clone(),
+            layers: self.layers.iter().map(copy).collect::<Result<_>>()?,
+            scratch: None,
+            step: None,
+            ..*self
+        })
+    }
+
+    /// Takes in `ids`, the first at `place`, block by block, and leaves the logits `[V]` after the last in `logits`. `place`
+    /// moves on with each block that is through. The observer may cancel before each block; if it `watches`, it sees
+    /// everything, the logits of every token among it. Room was reserved; ids are inside the vocabulary; `rope` is at the call.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedOnDevice`] for routing by other tokens over a longer prompt than a block holds;
+    /// [`Error::Cancelled`], [`Error::NonFinite`], [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn feed(
+        &mut self,
+        ids: &[u32],
+        place: &mut usize,
+        rope: &Rope,
+        logits: &mut Vec<f32>,
+        watches: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        const BLOCK_MAX: usize = ffi::DOGE_CUDA_BLOCK as usize;
+        let is_moe = self.checkpoint.config.is_moe;
+        let by_others = self.options.routing == Routing::Reference && is_moe;
+        if by_others && ids.len() > BLOCK_MAX {
+            return Err(Error::UnsupportedOnDevice {
+                what: format!("--routing reference for {} tokens in one call", ids.len()),
+                why: format!("the router then needs all of them at once, and a block holds {BLOCK_MAX}; use --routing per-token, or --device cpu"),
+            });
+        }
+        let block = if by_others { BLOCK_MAX } else { self.options.block.clamp(1, BLOCK_MAX) };
+        let is_prompt = ids.len() > 1;
+        self.make_scratch(block.min(ids.len()))?;
+        let (head_dim, vocab_size) = (self.checkpoint.config.head_dim, self.checkpoint.config.vocab_size);
+        let last_block = ids.len().div_ceil(block) - 1;
+        for (i, ids) in ids.chunks(block).enumerate() {
+            if observer.cancels() {
+                return Err(Error::Cancelled { tokens: *place });
+            }
+            let (forward, layers, s) = self.parts()?;
+            let (n, first) = (ids.len(), *place);
+            let (mut cos, mut sin) = (vec![0.0; n * head_dim / 2], vec![0.0; n * head_dim / 2]);
+            rope.tables(first, &mut cos, &mut sin);
+            s.cos.write(0, &cos)?;
+            s.sin.write(0, &sin)?;
+            s.ids.write(0, ids)?;
+            s.at.write(0, &at(first))?;
+            let mut watch = watches.then_some(Watch { observer: &mut *observer, place: first, rows: n });
+            forward.block(n, is_prompt, layers, s, &mut watch)?;
+            *place += n;
+            let wanted = match (watches, i == last_block) {
+                (true, _) => 0..n,
+                (false, true) => n - 1..n,
+                (false, false) => n..n,
+            };
+            for row in wanted {
+                forward.head(row, s)?;
+                *logits = s.logits.read(1)?;
+                if first_non_finite(logits, vocab_size).is_some() {
+                    return Err(Error::NonFinite { layer: None, step: first + row });
+                }
+                if watches {
+                    observer.logits(first + row, logits);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds `first`, which stands at `place`, then whatever is likeliest, for up to `steps` steps or until one of
+    /// `eos` is chosen; the host looks only at the end. `rope` moves on by the steps made.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for too many `eos`; [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn decode(&mut self, first: u32, place: usize, steps: usize, eos: &[u32], rope: &mut Rope) -> Result<Run> {
+        if eos.len() > EOS_MAX {
+            let why = format!("{} tokens; a run on the GPU can watch for {EOS_MAX}", eos.len());
+            return Err(Error::BadArgument { what: "eos_token_ids", why });
+        }
+        let (head_dim, steps) = (self.checkpoint.config.head_dim, steps.min(STEPS_MAX));
+        let half = head_dim / 2;
+        let (mut cos, mut sin, mut ahead) = (vec![0.0; steps * half], vec![0.0; steps * half], rope.clone());
+        for (i, (cos, sin)) in cos.chunks_exact_mut(half.max(1)).zip(sin.chunks_exact_mut(half.max(1))).enumerate() {
+            ahead.begin_call(place + i + 1);
+            ahead.tables(place + i, cos, sin);
+        }
+        // No token has the largest number of all: the rest of the list matches nothing.
+        let mut watched = [u32::MAX; EOS_MAX];
+        watched[..eos.len()].copy_from_slice(eos);
+
+        self.make_scratch(1)?;
+        self.capture()?;
+        let (_, _, s) = self.parts()?;
+        s.cos.write(0, &cos)?;
+        s.sin.write(0, &sin)?;
+        s.ids.write(0, &[first])?;
+        s.eos.write(0, &watched)?;
+        s.at.write(0, &at(place))?;
+        if let Some(step) = &self.step {
+            for _ in 0..steps {
+                step.0.launch().map_err(failed("a decode step"))?;
+            }
+        }
+        let (_, _, s) = self.parts()?;
+        let mut now = [0; PLACE_WORDS];
+        s.at.read(0, &mut now)?;
+        let [_, _, made, non_finite, _] = now;
+        let mut ids = vec![0; made as usize];
+        s.chosen.read(0, &mut ids)?;
+        (0..ids.len()).for_each(|i| rope.begin_call(place + i + 1));
+        Ok(Run { ids, non_finite: non_finite.checked_sub(1).map(|place| place as usize) })
+    }
+
+    /// Makes the scratch for blocks of `rows` tokens.
+    fn make_scratch(&mut self, rows: usize) -> Result<()> {
+        if self.scratch.as_ref().is_some_and(|scratch| scratch.rows >= rows) {
+            return Ok(());
+        }
+        (self.step, self.scratch) = (None, None);
+        self.device()
+            .expect_room(Scratch::bytes(&self.checkpoint, rows, self.shape), "the activations of a session on the GPU")?;
+        self.scratch = Some(Box::new(Scratch::new(self.device(), &self.checkpoint, rows, self.shape)?));
+        Ok(())
+    }
+
+    /// What a forward pass works with. The scratch was made.
+    fn parts(&mut self) -> Result<(Forward<'_>, &mut [Kept], &mut Scratch)> {
+        let none = || Error::BadArgument { what: "scratch", why: "was not made".into() };
+        let forward = Forward {
+            device: self.weights.device(),
+            config: &self.checkpoint.config,
+            variant: &self.checkpoint.variant,
+            weights: &self.weights,
+            routing: self.options.routing,
+            activations: self.activations,
+        };
+        Ok((forward, &mut self.layers, self.scratch.as_deref_mut().ok_or_else(none)?))
+    }
+
+    /// Captures the decode step, unless that was done.
+    fn capture(&mut self) -> Result<()> {
+        if self.step.is_some() {
+            return Ok(());
+        }
+        let stream = self.device().stream().clone();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(failed("beginning a graph"))?;
+        let (forward, layers, s) = self.parts()?;
+        let recorded = forward.decode_step(layers, s);
+        // Also after an error: the stream must leave the capture.
+        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed("ending a graph"));
+        recorded?;
+        let empty = || Error::Device { what: "ending a graph", why: "the driver gave none".into() };
+        self.step = Some(Step(graph?.ok_or_else(empty)?));
+        Ok(())
+    }
+}
+
+/// The words of a [`ffi::DogeCudaPlace`] at the start of a block or a run.
+fn at(place: usize) -> [u32; PLACE_WORDS] {
+    [place as u32, place as u32, 0, 0, 0]
+}
+
+impl Drop for Sequence {
+    /// Buffers are freed in the stream's order; a graph must not be running when it goes.
+    fn drop(&mut self) {
+        let _ = self.device().synchronize();
+    }
+}
+
+impl std::fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sequence({} layers, {:?}, on {:?})", self.layers.len(), self.shape, self.device())
+    }
+}

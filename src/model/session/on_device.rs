@@ -1,0 +1,97 @@
+//! Sessions of a model whose weights are on a device.
+
+use std::sync::Arc;
+
+use super::Session;
+use crate::{
+    cuda::{Device, Sequence},
+    model::{Model, Observer, SessionOptions},
+    ops::Cpu,
+    Error, Result,
+};
+
+impl Model {
+    /// The same model with its weights copied to a device, where its sessions then run. `progress` sees the bytes copied so far,
+    /// and all.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedOnDevice`], [`Error::OutOfMemory`] before anything is copied, [`Error::Device`].
+    pub fn on(&self, device: &Device, progress: impl FnMut(u128, u128)) -> Result<Model> {
+        let weights = device.upload(&self.checkpoint, progress)?;
+        Ok(Model { device: Some(Arc::new(weights)), ..self.clone() })
+    }
+
+    /// The device on which its sessions run; `None`: the CPU.
+    pub fn device(&self) -> Option<&Device> {
+        self.device.as_ref().map(|weights| weights.device())
+    }
+}
+
+/// The state of an empty session on the model's device, if it has one.
+pub(super) fn sequence(model: &Model, cpu: &Cpu, options: SessionOptions) -> Result<Option<Sequence>> {
+    let on = |weights| Sequence::new(weights, &model.checkpoint, options, cpu.activations());
+    model.device.as_ref().map(on).transpose()
+}
+
+impl Session {
+    /// A call that was checked. `watches`: the observer wants to see more than whether to cancel.
+    pub(super) fn call_on_device(&mut self, ids: &[u32], watches: bool, observer: &mut dyn Observer) -> Result<()> {
+        self.make_room(ids.len())?;
+        let (before, longest) = (self.tokens, self.rope.longest());
+        self.has_logits = false;
+        self.rope.begin_call(before + ids.len());
+        let Some(sequence) = &mut self.sequence else { return Ok(()) };
+        let fed = sequence.feed(ids, &mut self.tokens, &self.rope, &mut self.scratch.logits, watches, observer);
+        if fed.is_err() && self.tokens == before {
+            self.rope.recall(longest);
+        }
+        self.has_logits = fed.is_ok();
+        fed
+    }
+
+    /// Feeds `first`, then whatever is likeliest, for up to `steps` tokens: the ids chosen, one for each token fed. Ends early
+    /// with one of `eos_token_ids`, and at the end of the context. The last id was not fed. On a device the host looks only
+    /// at the end, and [`Session::logits`] has nothing then; on the CPU this is a loop over [`Session::feed`].
+    ///
+    /// # Errors
+    /// As [`Session::feed`]; [`Error::BadArgument`] for more `eos_token_ids` than a device can watch for. Never panics.
+    pub fn decode(&mut self, first: u32, steps: usize, eos_token_ids: &[u32]) -> Result<Vec<u32>> {
+        let steps = steps.min(self.options.ctx_size.saturating_sub(self.tokens));
+        let mut ids: Vec<u32> = Vec::new();
+        while ids.len() < steps && ids.last().is_none_or(|id| !eos_token_ids.contains(id)) {
+            let next = ids.last().copied().unwrap_or(first);
+            self.check(&[next])?;
+            if self.sequence.is_none() {
+                let cpu = self.cpu.clone();
+                ids.push(cpu.argmax(self.feed(&[next])?)? as u32);
+                continue;
+            }
+            self.make_room(steps - ids.len())?;
+            self.has_logits = false;
+            let Some(sequence) = &mut self.sequence else { continue };
+            let run = sequence.decode(next, self.tokens, steps - ids.len(), eos_token_ids, &mut self.rope)?;
+            if run.ids.is_empty() {
+                return Err(Error::Device { what: "decoding", why: "a run chose no token".into() });
+            }
+            self.tokens += run.ids.len();
+            if let Some(step) = run.non_finite {
+                return Err(Error::NonFinite { layer: None, step });
+            }
+            ids.extend(run.ids);
+        }
+        Ok(ids)
+    }
+
+    /// Makes room for a sequence of `tokens` tokens.
+    pub(super) fn reserve_on_device(&mut self, tokens: usize) -> Result<()> {
+        let room = tokens.max(MIN_ROOM).min(self.options.ctx_size);
+        if let Some(sequence) = self.sequence.as_mut().filter(|_| room > self.room) {
+            sequence.reserve(room)?;
+            self.room = room;
+        }
+        Ok(())
+    }
+}
+
+/// Tokens for which a session has room from the start: little memory, and graphs that live long.
+const MIN_ROOM: usize = 256;

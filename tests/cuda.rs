@@ -1,0 +1,376 @@
+//! The engine on the emulated GPU, end to end: the real runtime, its graphs, the real kernels (tests/emulator says how, and
+//! what this cannot show).
+#![cfg(feature = "cuda")]
+
+mod common;
+
+use std::{
+    path::Path,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Mutex, MutexGuard, PoisonError,
+    },
+};
+
+use common::emulator;
+use doge_engine::{
+    model::{Batch, Checkpoint, Config, Model, Observer, Session, SessionOptions, Variant},
+    ops::{Activations, Cpu, Routing},
+    reference, verify, Device, Dtype, Error, Generation, Kernels, Sampler, SamplingSettings, Until,
+};
+
+/// Schedules belong to the process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn cpu() -> Cpu {
+    common::cpu(Kernels::detect().unwrap(), 1)
+}
+
+/// Runs every case under `name`, a folder of the package, in which tests run.
+fn verify_on_the_gpu(name: &str, dtype: Option<Dtype>, block: usize, seed: u32) -> usize {
+    emulator::schedule(seed);
+    let options = verify::VerifyOptions { cpu: cpu(), device: Device::Cuda(emulator::device()), dtype, block };
+    let mut wrong = Vec::new();
+    let reports = verify::run(Path::new(name), &options, |report| {
+        if !report.passed() {
+            wrong.push(report.to_string());
+        }
+    });
+    assert!(wrong.is_empty(), "{name}, {dtype:?}, blocks of {block}, schedule {seed}:\n{}", wrong.join("\n"));
+    reports.unwrap().len()
+}
+
+#[test]
+fn golden_cases() {
+    let _alone = alone();
+    assert_eq!(verify_on_the_gpu("tests/golden", None, 256, 2), 52);
+}
+
+/// Where weights are rounded the engine is held to the reference on the same weights.
+#[test]
+fn golden_cases_in_other_formats_blocks_and_schedules() {
+    let _alone = alone();
+    for (i, case) in ["moe_window", "v1_window_6", "sliding_9_window_5", "window_ties", "v2_bias", "doge2_moe", "bf16_moe_window"]
+        .into_iter()
+        .enumerate()
+    {
+        let name = format!("tests/golden/{case}");
+        verify_on_the_gpu(&name, None, [7, 1][i % 2], (i % 2) as u32);
+        verify_on_the_gpu(&name, Some(Dtype::ALL[i % 5]), 16, 2);
+    }
+}
+
+/// A small Doge; `change` edits a V2 model of hidden size 48.
+fn config(change: impl FnOnce(&mut Config)) -> Config {
+    let json = r#"{"model_type": "doge", "vocab_size": 90, "hidden_size": 48, "intermediate_size": 56,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true}"#;
+    let mut config = Config::from_json(json.as_bytes(), "config.json".as_ref()).unwrap();
+    change(&mut config);
+    config
+}
+
+fn on_the_gpu(config: Config, v1: bool, dtype: Dtype) -> Model {
+    let variant = if v1 { Variant::v1(&config) } else { Variant::v2(&config) };
+    Model::new(Checkpoint::random(config, variant, dtype, 11).unwrap()).on(&emulator::device(), |_, _| {}).unwrap()
+}
+
+fn session(model: &Model) -> Session {
+    Session::new(model, &cpu(), SessionOptions::default()).unwrap()
+}
+
+fn prompt(tokens: usize) -> Vec<u32> {
+    (0..tokens as u32).map(|t| t * t % 83 + 3).collect()
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
+}
+
+#[derive(Default)]
+struct All(Vec<Vec<f32>>);
+
+impl Observer for All {
+    fn logits(&mut self, _: usize, logits: &[f32]) {
+        self.0.push(logits.to_vec());
+    }
+}
+
+/// Ragged shapes, every format (integer weights exactly as stored), both kinds of mask heads, experts: the logits of a prompt
+/// and of decode steps beside those of the f64 reference.
+#[test]
+fn random_models_agree_with_the_reference() {
+    let _alone = alone();
+    emulator::schedule(3);
+    for (i, dtype) in Dtype::ALL.into_iter().enumerate() {
+        for v1 in [false, true] {
+            let config = config(|c| {
+                (c.hidden_size, c.intermediate_size, c.head_dim) = ([48, 44, 70][i % 3], [56, 51, 30][i % 3], [12, 10, 6][i % 3]);
+                c.keep_window_size = [5, 9, 100][(i + usize::from(v1)) % 3];
+                c.sliding_window = [None, None, Some(14)][i % 3];
+                if i % 2 == 0 {
+                    (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, 49, 9);
+                }
+            });
+            let model = on_the_gpu(config, v1, dtype);
+            let checkpoint = model.checkpoint();
+            let mut truth = reference::forward::Session::new(&checkpoint.config, &checkpoint.weights);
+            let (ids, mut session, mut seen) = (prompt(21), session(&model), All::default());
+            let mut want = truth.forward(&ids, reference::product_key_router::Routing::PerToken);
+            session.feed_observed(&ids, &mut seen).unwrap();
+            for id in [7, 8, 9] {
+                want.extend(truth.forward(&[id], reference::product_key_router::Routing::PerToken));
+                seen.0.push(session.feed(&[id]).unwrap().to_vec());
+            }
+            for (place, (ours, want)) in seen.0.iter().zip(&want).enumerate() {
+                let top = want.iter().fold(0f64, |top, x| top.max(x.abs()));
+                for (ours, want) in ours.iter().zip(want) {
+                    // As the golden data allows it: a few millionths of the largest logit, never less than 2e-5.
+                    let error = (f64::from(*ours) - want).abs();
+                    assert!(error <= 2e-5f64.max(1e-5 * top), "{dtype}, v1 {v1}, place {place}: {ours}, expected {want}");
+                }
+            }
+        }
+    }
+}
+
+/// Greedy runs of any length give the tokens that the host chooses step by step, and leave the same state behind.
+#[test]
+fn runs_of_any_length_give_the_same_tokens() {
+    let _alone = alone();
+    emulator::schedule(2);
+    for (moe, v1, dtype, sliding_window) in [
+        (false, false, Dtype::F32, None),
+        (true, true, Dtype::Bf16, None),
+        (true, false, Dtype::Int4, None),
+        (false, true, Dtype::F32, Some(15)),
+    ] {
+        let model = on_the_gpu(
+            config(|c| {
+                (c.keep_window_size, c.sliding_window) = (11, sliding_window);
+                if moe {
+                    (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, 16, 4);
+                }
+            }),
+            v1,
+            dtype,
+        );
+        let (ids, cpu) = (prompt(9), cpu());
+        let first = |session: &mut Session| cpu.argmax(session.feed(&ids).unwrap()).unwrap() as u32;
+        let mut by_hand = session(&model);
+        let mut want = vec![first(&mut by_hand)];
+        for _ in 0..20 {
+            let logits = by_hand.feed(&[*want.last().unwrap()]).unwrap();
+            want.push(cpu.argmax(logits).unwrap() as u32);
+        }
+        let after = bits(by_hand.feed(&[5]).unwrap());
+        for cut in [&[20][..], &[1; 20], &[7, 13], &[3, 1, 16]] {
+            let mut session = session(&model);
+            let mut got = vec![first(&mut session)];
+            for &steps in cut {
+                got.extend(session.decode(*got.last().unwrap(), steps, &[]).unwrap());
+            }
+            assert_eq!(got, want, "runs of {cut:?}");
+            assert_eq!(session.tokens(), 29);
+            assert_eq!(bits(session.feed(&[5]).unwrap()), after, "the state after runs of {cut:?}");
+        }
+        // An end-of-text token stops a run in its middle; it was chosen, not fed.
+        let mut session = session(&model);
+        let got = first(&mut session);
+        let eos = want[4];
+        let stop = want.iter().skip(1).position(|&id| id == eos).unwrap() + 1;
+        assert_eq!(session.decode(got, 20, &[eos]).unwrap(), want[1..=stop]);
+        assert_eq!(session.tokens(), 9 + stop);
+        assert_eq!(session.decode(eos, 20 - stop, &[]).unwrap(), want[stop + 1..]);
+        assert_eq!(bits(session.feed(&[5]).unwrap()), after, "the state after a run that was stopped");
+    }
+}
+
+/// Far enough that the ring of a sliding window comes around: near the CPU's logits, and the same bits for every cut.
+#[test]
+fn sliding_windows_that_come_around() {
+    let _alone = alone();
+    emulator::schedule(2);
+    let config = config(|c| {
+        (c.vocab_size, c.hidden_size, c.head_dim, c.intermediate_size, c.num_hidden_layers) = (86, 16, 4, 8, 1);
+        (c.keep_window_size, c.sliding_window) = (7, Some(40));
+    });
+    let variant = Variant::v1(&config);
+    let on_the_cpu = Model::new(Checkpoint::random(config, variant, Dtype::F32, 11).unwrap());
+    let model = on_the_cpu.on(&emulator::device(), |_, _| {}).unwrap();
+    let ids = prompt(330);
+    let feed = |model: &Model, block, cut: usize| {
+        let mut session = Session::new(model, &cpu(), SessionOptions::default().block(block)).unwrap();
+        session.feed(&ids[..cut]).unwrap();
+        session.feed(&ids[cut..]).unwrap().to_vec()
+    };
+    let (want, whole) = (feed(&on_the_cpu, 256, 1), feed(&model, 256, 1));
+    let top = want.iter().fold(0f32, |top, x| top.max(x.abs()));
+    for (ours, want) in whole.iter().zip(&want) {
+        assert!((ours - want).abs() <= 2e-5f32.max(1e-5 * top), "{ours}, on the CPU {want}");
+    }
+    for (block, cut) in [(31, 5), (256, 300), (256, 329)] {
+        assert_eq!(bits(&feed(&model, block, cut)), bits(&whole), "blocks of {block}, cut at {cut}");
+    }
+}
+
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    let _alone = alone();
+    let model = on_the_gpu(
+        config(|c| {
+            (c.is_moe, c.num_experts, c.num_experts_per_tok, c.keep_window_size) = (true, 16, 4, 6);
+        }),
+        true,
+        Dtype::Bf16,
+    );
+    let run = |seed| {
+        emulator::schedule(seed);
+        let mut session = session(&model);
+        session.feed(&prompt(19)).unwrap();
+        session.decode(4, 6, &[]).unwrap();
+        bits(session.feed(&[5]).unwrap())
+    };
+    let want = run(0);
+    for seed in [1, 2, 30, 400, 5000] {
+        assert_eq!(run(seed), want, "schedule {seed}");
+    }
+}
+
+/// On tensor cores a prompt's rows are rounded to bf16: near the exact result, and the same however the prompt is cut.
+#[test]
+fn prompts_on_tensor_cores() {
+    let _alone = alone();
+    emulator::schedule(2);
+    let model = on_the_gpu(config(|c| c.keep_window_size = 1000), false, Dtype::Bf16);
+    let (ids, rounding) = (prompt(80), cpu().with_activations(Activations::Bf16));
+    let exact = session(&model).feed(&ids).unwrap().to_vec();
+    let feed = |block| {
+        let options = SessionOptions::default().block(block);
+        Session::new(&model, &rounding, options).unwrap().feed(&ids).unwrap().to_vec()
+    };
+    let rounded = feed(256);
+    let top = exact.iter().fold(0f32, |top, x| top.max(x.abs()));
+    let worst = rounded.iter().zip(&exact).fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+    assert!(worst > 0.0, "nothing was rounded");
+    // 2^-9 each of a few dozen roundings in a row.
+    assert!(worst < 0.05 * top, "{worst} of {top}");
+    for block in [1, 7, 64, 79] {
+        assert_eq!(bits(&feed(block)), bits(&rounded), "blocks of {block}");
+    }
+}
+
+#[test]
+fn a_forked_session_goes_its_own_way() {
+    let _alone = alone();
+    let model = on_the_gpu(config(|c| c.keep_window_size = 7), true, Dtype::F32);
+    let mut one = session(&model);
+    one.feed(&prompt(12)).unwrap();
+    let mut other = one.fork().unwrap();
+    let first = bits(one.feed(&[4, 5, 6]).unwrap());
+    other.feed(&[9]).unwrap();
+    let mut again = session(&model);
+    again.feed(&prompt(12)).unwrap();
+    assert_eq!(bits(again.feed(&[4, 5, 6]).unwrap()), first);
+    assert_eq!(other.tokens(), 13);
+}
+
+#[test]
+fn what_the_gpu_cannot_do_has_a_name() {
+    let _alone = alone();
+    let model = |change: &dyn Fn(&mut Config)| {
+        let config = config(|c| change(c));
+        let variant = Variant::v2(&config);
+        Model::new(Checkpoint::random(config, variant, Dtype::F32, 1).unwrap()).on(&emulator::device(), |_, _| {})
+    };
+    let refused = |what: &str, model: doge_engine::Result<Model>| {
+        let error = model.expect_err(what).to_string();
+        assert!(error.contains("does not run on the GPU") && error.contains(what), "{error}");
+    };
+    refused("head_dim 258", model(&|c| c.head_dim = 258));
+    let moe =
+        |keys: usize, top| move |c: &mut Config| (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, keys * keys, top);
+    refused("257 experts", model(&moe(20, 257)));
+    let model = model(&moe(4, 3)).unwrap();
+    let mut session = Session::new(&model, &cpu(), SessionOptions::default().routing(Routing::Reference)).unwrap();
+    let error = session.feed(&[3; 257]).unwrap_err().to_string();
+    assert!(error.contains("--routing reference for 257 tokens"), "{error}");
+}
+
+/// What only sessions on the CPU have is refused by name, and leaves the session as it was.
+#[test]
+fn what_only_the_cpu_has_is_refused() {
+    let _alone = alone();
+    let model = on_the_gpu(config(|_| ()), false, Dtype::F32);
+    let mut session = session(&model);
+    let logits = bits(session.feed(&prompt(5)).unwrap());
+    let refused = |error: Error, what: &str| {
+        assert!(matches!(&error, Error::UnsupportedOnDevice { what: named, .. } if named == what), "{error}");
+    };
+    refused(session.save().unwrap_err(), "saving a session");
+    refused(Session::load(&model, &cpu(), SessionOptions::default(), &[]).unwrap_err(), "a saved session");
+    refused(Batch::new(&model, &cpu()).feed(&mut [&mut session], &[3]).unwrap_err(), "a batch of sessions");
+    let on_the_cpu = Model::new(Checkpoint::random(config(|_| ()), *model.variant(), Dtype::F32, 11).unwrap());
+    refused(Batch::new(&on_the_cpu, &cpu()).feed(&mut [&mut session], &[3]).unwrap_err(), "a batch of sessions");
+    assert_eq!((session.tokens(), bits(session.logits().unwrap())), (5, logits));
+}
+
+/// A prompt ends before the block at which it was cancelled, and goes on from there; a fork has the logits, a run leaves none.
+#[test]
+fn cancelled_prompts_go_on_and_logits_are_those_of_the_last_token() {
+    let _alone = alone();
+    struct After(usize, All);
+    impl Observer for After {
+        fn logits(&mut self, place: usize, logits: &[f32]) {
+            self.1.logits(place, logits);
+        }
+        fn cancels(&self) -> bool {
+            self.1 .0.len() >= self.0
+        }
+    }
+    let model = on_the_gpu(config(|c| c.keep_window_size = 6), true, Dtype::F32);
+    let ids = prompt(20);
+    let want = bits(session(&model).feed(&ids).unwrap());
+    let mut session = Session::new(&model, &cpu(), SessionOptions::default().block(8)).unwrap();
+    let error = session.feed_observed(&ids, &mut After(9, All::default())).unwrap_err();
+    assert!(matches!(error, Error::Cancelled { tokens: 16 }), "{error}");
+    assert_eq!((session.tokens(), session.logits()), (16, None));
+    let cancel = AtomicBool::new(true);
+    assert!(matches!(session.feed_until(&ids[16..], &cancel), Err(Error::Cancelled { tokens: 16 })));
+    cancel.store(false, Ordering::Relaxed);
+    assert_eq!(bits(session.feed_until(&ids[16..], &cancel).unwrap()), want);
+    let fork = session.fork().unwrap();
+    assert_eq!(bits(fork.logits().unwrap()), want);
+    session.decode(4, 3, &[]).unwrap();
+    assert!(session.logits().is_none() && fork.tokens() == 20);
+}
+
+/// A hook and log probabilities see every token's logits, also where the GPU could choose by itself.
+#[test]
+fn generations_with_hooks_and_log_probabilities() {
+    let _alone = alone();
+    let model = on_the_gpu(config(|_| ()), false, Dtype::F32);
+    let ids = prompt(7);
+    let until = Until::default().max_new_tokens(9).ahead(4);
+    let mut greedy = Sampler::new(SamplingSettings::default()).unwrap();
+    let run = |greedy: &mut Sampler, change: &dyn Fn(Generation<'_>) -> (Vec<u32>, usize)| {
+        change(Generation::new(&mut session(&model), greedy, &ids, until).unwrap())
+    };
+    let all = |generation: &mut Generation<'_>| generation.map(|id| id.unwrap()).collect::<Vec<u32>>();
+    let (want, none) = run(&mut greedy, &|mut g| (all(&mut g), g.logprobs().len()));
+    assert_eq!((want.len(), none), (9, 0));
+    assert_eq!(
+        run(&mut greedy, &|g| {
+            let mut g = g.with_logprobs(2);
+            (all(&mut g), g.logprobs().len())
+        }),
+        (want.clone(), 9)
+    );
+    let forbidden = want[3];
+    let (without, _) = run(&mut greedy, &|g| {
+        (all(&mut g.with_logits_hook(move |logits, _, _| logits[forbidden as usize] = f32::NEG_INFINITY)), 0)
+    });
+    assert!(without.len() == 9 && !without.contains(&forbidden));
+}

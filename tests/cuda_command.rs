@@ -1,0 +1,70 @@
+//! The command beside the stand-in driver, and without any.
+#![cfg(feature = "cuda")]
+
+mod common;
+
+use std::{
+    io::Write,
+    process::{Command, Output},
+};
+
+use common::emulator;
+use doge_engine::cuda::Device;
+
+/// The command with the stand-in driver, and settings of it.
+fn doge(args: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doge"));
+    command.args(args).env("LD_LIBRARY_PATH", emulator::folder()).env("DOGE_CUDA_KERNELS", emulator::images());
+    command.envs(settings.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn the_command_runs_on_the_gpu() {
+    let text = |device: &str, settings: &[(&str, &str)]| {
+        let output = doge(&["generate", "-p", "ROMEO.", "-n", "20", "-q", "--temp", "0", "--device", device], settings);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let want = text("cpu", &[]);
+    assert_eq!(text("cuda", &[]), want);
+    assert_eq!(text("cuda:0", &[("DOGE_EMULATOR_SEED", "1")]), want);
+}
+
+#[test]
+fn failures_of_the_gpu_have_names() {
+    let fails = |device: &str, settings: &[(&str, &str)], words: &str| {
+        let output = doge(&["generate", "-p", "x", "-n", "1", "--device", device], settings);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    };
+    fails("cuda:3", &[], "cuda:3 cannot be used: there is no such GPU; the driver shows 1");
+    fails("cuda", &[("DOGE_EMULATOR_DEVICES", "0")], "cuda:0 cannot be used: there is no such GPU; the driver shows 0");
+    fails("cuda", &[("DOGE_EMULATOR_ARCH", "75")], "its architecture is 7.5; the kernels need 8.0");
+    fails("cuda", &[("DOGE_EMULATOR_MEMORY", "1000000")], "bytes for the weights on the GPU");
+    fails("cuda", &[("DOGE_CUDA_KERNELS", "/nowhere")], "/nowhere");
+}
+
+/// As on a machine without a GPU: `auto` is the CPU, `cuda` says what is missing, of a build and of a machine.
+#[test]
+fn without_a_driver_the_command_says_so() {
+    let run = |device: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doge"));
+        command.args(["generate", "-p", "x", "-n", "1", "-q", "--device", device]);
+        command.env_remove("DOGE_CUDA_KERNELS").env_remove("LD_LIBRARY_PATH").output().unwrap()
+    };
+    assert!(run("auto").status.success());
+    let output = run("cuda");
+    if !Device::is_built() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("this build has no CUDA kernels: nvcc was not found"), "{stderr}");
+        let left_out =
+            "skipped: the CUDA kernels by nvcc, their machine code, a real GPU; .ci/cuda.sh and .ci/gpu.sh are for those";
+        // Past the test harness, which would swallow it.
+        writeln!(std::io::stderr(), "{left_out}").unwrap();
+    } else if Device::count() == 0 {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("cuda:0 cannot be used"), "{stderr}");
+    }
+}

@@ -1,0 +1,343 @@
+//! The CUDA kernels against the reference, on the emulator: through the real doors, the real driver bindings and the stand-in
+//! driver (tests/emulator). Every format, ragged sizes, hard numbers; each case under another order of threads.
+#![cfg(feature = "cuda")]
+
+mod common;
+
+use common::{
+    cases::{stored, Fill, Random},
+    close::{exactly, within, Worst, EPS, FUNCTION},
+    emulator,
+};
+use doge_engine::{
+    cuda::{Buffer, Device, DeviceMatrix, Experts, Projection, Residual, Rows},
+    ops::Routing,
+    reference::{self, gated_activation::activate, linear::linear},
+    Activation, Dtype, Layout, Matrix,
+};
+
+fn f64s(x: &[f32]) -> Vec<f64> {
+    x.iter().copied().map(f64::from).collect()
+}
+
+fn assert_passed(what: &str, worst: Worst) {
+    assert!(worst.passed(), "{what}: {}", worst.what);
+}
+
+/// The longest chain of roundings of a sum over `n` columns: a lane's own, the tree over the lanes, product and bias.
+fn chain(dtype: Dtype, n: usize) -> f64 {
+    match dtype.is_int() {
+        false => ((8 * n.div_ceil(256)).min(n) + 5 + 2) as f64,
+        // a group of 32, its scale, this half warp's groups, the eight half warps, the bias
+        true => (32 + 2 * n.div_ceil(256) + 8 + 2) as f64,
+    }
+}
+
+struct Weight {
+    matrix: DeviceMatrix,
+    wide: Vec<f32>,
+}
+
+impl Weight {
+    fn new(gpu: &Device, dtype: Dtype, layout: Layout, rows: usize, cols: usize, values: &[f32]) -> Self {
+        let bytes = stored(dtype, layout, [rows, cols], values);
+        let matrix = Matrix::with_layout(dtype, layout, rows, cols, &bytes).unwrap();
+        Weight { matrix: DeviceMatrix::upload(gpu, matrix).unwrap(), wide: reference::embed::widen(matrix) }
+    }
+
+    fn linear(gpu: &Device, dtype: Dtype, rows: usize, cols: usize, random: &mut Random, fill: Fill) -> Self {
+        let layout = if dtype.is_int() { Layout::Tiles } else { Layout::Rows };
+        Weight::new(gpu, dtype, layout, rows, cols, &random.fill(fill, rows * cols, 4.0))
+    }
+
+    /// `(Σ w x + bias, Σ |w x| + |bias|)` of each output of a row.
+    fn of(&self, x: &[f32], bias: Option<&[f32]>, outputs: usize) -> (Vec<f64>, Vec<f64>) {
+        let magnitudes = |x: &[f32]| x.iter().map(|x| x.abs()).collect::<Vec<f32>>();
+        let terms = linear(&magnitudes(&self.wide), &f64s(&magnitudes(x)), bias.map(magnitudes).as_deref(), outputs);
+        (linear(&self.wide, &f64s(x), bias, outputs), terms)
+    }
+}
+
+#[test]
+fn linear_layers_of_every_format() {
+    let gpu = emulator::device();
+    // (rows of x, columns, outputs of three projections): ragged everywhere, one output, more than a block's.
+    let shapes = [
+        (1, 48, [24, 12, 12]),
+        (1, 1, [1, 0, 0]),
+        (2, 7, [5, 3, 1]),
+        (8, 100, [33, 16, 2]),
+        (9, 264, [17, 9, 40]),
+        (19, 56, [7, 0, 0]),
+    ];
+    for dtype in Dtype::ALL {
+        for (i, &(rows, cols, outputs)) in shapes.iter().enumerate() {
+            for fill in [Fill::Uniform, Fill::WideRange, Fill::OneHuge, Fill::Tiny] {
+                let random = &mut Random::new(i as u64);
+                let x = random.fill(fill, rows * cols, 4.0);
+                let weights = outputs.map(|n| Weight::linear(&gpu, dtype, n, cols, random, fill));
+                let bias = outputs.map(|n| random.fill(Fill::Uniform, n, 1.0));
+                let device_bias = bias.each_ref().map(|bias| Buffer::from_slice(&gpu, bias).unwrap());
+                let run = |x: &[f32]| {
+                    let n_rows = x.len() / cols;
+                    let mut out = outputs.map(|n| Rows::zeros(&gpu, n_rows, n).unwrap());
+                    let [a, b, c] = &mut out;
+                    let [p, q, r] = &weights;
+                    let mut projections = [
+                        Projection { out: a, weight: &p.matrix, bias: Some(&device_bias[0]) },
+                        Projection { out: b, weight: &q.matrix, bias: Some(&device_bias[1]) },
+                        Projection { out: c, weight: &r.matrix, bias: None },
+                    ];
+                    gpu.linear(&mut projections, &Rows::from_slice(&gpu, cols, x).unwrap(), n_rows).unwrap();
+                    out.map(|out| out.read(n_rows).unwrap())
+                };
+                let got = run(&x);
+                for (p, &n) in outputs.iter().enumerate() {
+                    let bias = (p < 2).then_some(&bias[p][..]);
+                    let (want, terms): (Vec<_>, Vec<_>) = x.chunks_exact(cols).map(|x| weights[p].of(x, bias, n)).unzip();
+                    let (want, terms) = (want.concat(), terms.concat());
+                    let what = format!("{dtype} {rows}x{cols} to {n}, {fill:?}");
+                    assert_passed(&what, within("out", &got[p], &want, |i| chain(dtype, cols) * EPS * terms[i]));
+                    // A row alone has the same bits.
+                    let last = run(&x[(rows - 1) * cols..]);
+                    assert_passed(&what, exactly("the last row alone", &last[p], &got[p][(rows - 1) * n..]));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gate_and_up_with_every_activation() {
+    let gpu = emulator::device();
+    for (i, act) in Activation::ALL.into_iter().enumerate() {
+        for dtype in Dtype::ALL {
+            let (rows, cols, n) = ([1, 3, 9][i % 3], [40, 64, 13][i % 3], [21, 6, 34][i % 3]);
+            let random = &mut Random::new(i as u64);
+            let x = random.fill(Fill::Uniform, rows * cols, 1.0);
+            let (gate, up) = (
+                Weight::linear(&gpu, dtype, n, cols, random, Fill::Uniform),
+                Weight::linear(&gpu, dtype, n, cols, random, Fill::Uniform),
+            );
+            let (mut out, mut unused) = (Rows::zeros(&gpu, rows, n).unwrap(), Rows::zeros(&gpu, rows, n).unwrap());
+            let mut both = [
+                Projection { out: &mut out, weight: &gate.matrix, bias: None },
+                Projection { out: &mut unused, weight: &up.matrix, bias: None },
+            ];
+            gpu.linear_gated(&mut both, &Rows::from_slice(&gpu, cols, &x).unwrap(), rows, act).unwrap();
+            let (mut want, mut budget) = (Vec::new(), Vec::new());
+            for x in x.chunks_exact(cols) {
+                let ((gate, gate_terms), (up, up_terms)) = (gate.of(x, None, n), up.of(x, None, n));
+                for o in 0..n {
+                    // The parts' errors through the product's derivative; no activation is steeper than 2 |x| + 1.2.
+                    let [g, u] = [gate_terms[o], up_terms[o]].map(|terms| chain(dtype, cols) * EPS * terms);
+                    let y = activate(act, gate[o]);
+                    let own = (3.0 * FUNCTION + 6.0 + 2.0 * gate[o].abs()) * EPS * (y.abs() + gate[o].abs());
+                    let steep = 2.0 * gate[o].abs() + 1.2;
+                    budget.push((own + steep * g) * (up[o].abs() + u) + (y.abs() + steep * g) * u + EPS * (y * up[o]).abs());
+                    want.push(y * up[o]);
+                }
+            }
+            let got = out.read(rows).unwrap();
+            assert_passed(&format!("{act:?} {dtype} {rows}x{cols} to {n}"), within("out", &got, &want, |i| budget[i]));
+            // The same in two steps, as after the tensor cores: bit for bit.
+            let (mut a, mut b) = (Rows::zeros(&gpu, rows, n).unwrap(), Rows::zeros(&gpu, rows, n).unwrap());
+            let mut both = [
+                Projection { out: &mut a, weight: &gate.matrix, bias: None },
+                Projection { out: &mut b, weight: &up.matrix, bias: None },
+            ];
+            gpu.linear(&mut both, &Rows::from_slice(&gpu, cols, &x).unwrap(), rows).unwrap();
+            gpu.gated_activation(&mut a, &b, act, rows).unwrap();
+            assert_passed("in two steps", exactly("out", &a.read(rows).unwrap(), &got));
+        }
+    }
+}
+
+#[test]
+fn tensor_cores_multiply_rounded_rows() {
+    let gpu = emulator::device();
+    for (i, (rows, cols, outputs)) in
+        [(2, 8, [3, 0, 0]), (64, 32, [64, 8, 0]), (70, 72, [65, 13, 1]), (3, 200, [130, 0, 0])].into_iter().enumerate()
+    {
+        let random = &mut Random::new(i as u64);
+        let x = random.fill(Fill::Uniform, rows * cols, 1.0);
+        let weights = outputs.map(|n| Weight::linear(&gpu, Dtype::Bf16, n, cols, random, Fill::Uniform));
+        let bias = random.fill(Fill::Uniform, outputs[0], 1.0);
+        let device_bias = Buffer::from_slice(&gpu, &bias).unwrap();
+        let run = |x: &[f32]| {
+            let rows = x.len() / cols;
+            let mut out = outputs.map(|n| Rows::zeros(&gpu, rows, n).unwrap());
+            let [a, b, c] = &mut out;
+            let mut projections = [
+                Projection { out: a, weight: &weights[0].matrix, bias: Some(&device_bias) },
+                Projection { out: b, weight: &weights[1].matrix, bias: None },
+                Projection { out: c, weight: &weights[2].matrix, bias: None },
+            ];
+            let x = Rows::from_slice(&gpu, cols, x).unwrap();
+            let mut rounded = Buffer::zeros(&gpu, rows * x.stride()).unwrap();
+            gpu.gemm_bf16(&mut projections, &x, &mut rounded, rows).unwrap();
+            out.map(|out| out.read(rows).unwrap())
+        };
+        let got = run(&x);
+        let rounded: Vec<f32> = x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+        for (p, &n) in outputs.iter().enumerate() {
+            let bias = (p == 0).then_some(&bias[..]);
+            let (want, terms): (Vec<_>, Vec<_>) = rounded.chunks_exact(cols).map(|x| weights[p].of(x, bias, n)).unzip();
+            let (want, terms) = (want.concat(), terms.concat());
+            // Products of two bf16 are exact in f32; the hardware may truncate where we round, in any order of the sum.
+            let c = 2.0 * (cols + 2) as f64;
+            assert_passed(&format!("{rows}x{cols} to {n}"), within("out", &got[p], &want, |i| c * EPS * terms[i]));
+        }
+        let alone = run(&x[(rows - 1) * cols..]);
+        assert_passed("the last row alone", exactly("out", &alone[0], &got[0][(rows - 1) * outputs[0]..]));
+    }
+}
+
+#[test]
+fn norms_of_every_length() {
+    let gpu = emulator::device();
+    const RMS_EPS: f32 = 1e-6;
+    for (i, cols) in [1, 2, 7, 8, 48, 127, 128, 129, 256, 1000].into_iter().enumerate() {
+        for fill in Fill::ALL {
+            let random = &mut Random::new(i as u64);
+            let (rows, largest) = (1 + i % 3, (f32::MAX / cols as f32).sqrt() / 4.0);
+            let [x, branch] = [(); 2].map(|()| random.fill(fill, rows * cols, largest));
+            let [gate, weight] = [(); 2].map(|()| random.fill(Fill::Uniform, cols, 1.0));
+            let mut stream = Rows::from_slice(&gpu, cols, &x).unwrap();
+            let mut out = Rows::zeros(&gpu, rows, cols).unwrap();
+            let (gate_there, branch_there) =
+                (Buffer::from_slice(&gpu, &gate).unwrap(), Rows::from_slice(&gpu, cols, &branch).unwrap());
+            let residual = (i % 2 == 0).then_some(Residual { gate: &gate_there, branch: &branch_there });
+            let is_residual = residual.is_some();
+            gpu.rms_norm(&mut out, &mut stream, residual, &Buffer::from_slice(&gpu, &weight).unwrap(), RMS_EPS, rows).unwrap();
+            let after = stream.read(rows).unwrap();
+            let sum = |i: usize| f64::from(gate[i % cols]) * f64::from(x[i]) + f64::from(branch[i]);
+            let want: Vec<f64> = (0..rows * cols).map(|i| if is_residual { sum(i) } else { f64::from(x[i]) }).collect();
+            let size = |i: usize| f64::from((gate[i % cols] * x[i]).abs()) + f64::from(branch[i].abs());
+            assert_passed("x", within("x", &after, &want, |i| if is_residual { 2.0 * EPS * size(i) } else { 0.0 }));
+            let norm = |x: &[f32]| reference::rms_norm::rms_norm(&f64s(x), &weight, f64::from(RMS_EPS));
+            let want: Vec<f64> = after.chunks_exact(cols).flat_map(norm).collect();
+            let c = (cols.div_ceil(128) + 5 + 4) as f64 / 2.0 + 6.0;
+            let what = format!("{cols} columns, {fill:?}");
+            assert_passed(&what, within("out", &out.read(rows).unwrap(), &want, |i| c * EPS * want[i].abs()));
+        }
+    }
+}
+
+#[test]
+fn mask_scores_of_every_shape() {
+    let gpu = emulator::device();
+    for (i, (rows, heads, cols)) in [(1, 1, 2), (3, 4, 24), (5, 2, 48), (2, 8, 300), (9, 3, 7)].into_iter().enumerate() {
+        let random = &mut Random::new(i as u64);
+        let v = random.fill(Fill::Uniform, rows * cols, 1.0);
+        let dt = random.fill(Fill::Uniform, heads * cols, 1.0);
+        let [bias, a] = [(); 2].map(|()| random.fill(Fill::Uniform, heads, 1.0));
+        let bias = (i % 2 == 0).then_some(bias);
+        let there = bias.as_ref().map(|bias| Buffer::from_slice(&gpu, bias).unwrap());
+        let mut out = Buffer::zeros(&gpu, rows * heads).unwrap();
+        let (dt_there, v_there) = (Rows::from_slice(&gpu, cols, &dt).unwrap(), Rows::from_slice(&gpu, cols, &v).unwrap());
+        gpu.mask_score(&mut out, &dt_there, there.as_ref(), &Buffer::from_slice(&gpu, &a).unwrap(), &v_there, rows).unwrap();
+        let (mut want, mut budget) = (Vec::new(), Vec::new());
+        for v in v.chunks_exact(cols) {
+            let s = reference::mask_score::mask_score(&dt, bias.as_deref(), &a, &f64s(v));
+            for (m, s) in s.into_iter().enumerate() {
+                let terms: f64 = v.iter().zip(&dt[m * cols..]).map(|(v, w)| f64::from((v * w).abs())).sum();
+                let dt_error = chain(Dtype::F32, cols) * EPS * (terms + 1.0);
+                // exp of A · softplus(dt): softplus is no steeper than 1, exp makes absolute errors relative ones.
+                let argument = (s.ln() / f64::from(a[m])).abs();
+                let exponent = f64::from(a[m].abs()) * (dt_error + (2.0 * FUNCTION + 2.0) * EPS * (argument + 1.0));
+                budget.push(s * (exponent.exp_m1() + FUNCTION * EPS));
+                want.push(s);
+            }
+        }
+        let got = out.to_vec().unwrap();
+        assert_passed(&format!("{rows}x{cols} to {heads}"), within("s", &got, &want, |i| budget[i]));
+    }
+}
+
+#[test]
+fn experts_are_those_of_the_reference() {
+    let gpu = emulator::device();
+    let shapes =
+        [(1, 1, 16), (2, 3, 48), (4, 2, 40), (5, 7, 12), (6, 20, 64), (9, 81, 8), (16, 30, 100), (32, 16, 256), (128, 64, 24)];
+    for (i, (keys, top, cols)) in shapes.into_iter().enumerate() {
+        for (j, fill) in [Fill::Uniform, Fill::Ties, Fill::Zeros].into_iter().enumerate() {
+            let dtype = Dtype::ALL[(i + j) % 5];
+            let random = &mut Random::new((8 * i + j) as u64);
+            let (rows, act) = (1 + (i + j) % 3, Activation::ALL[(i + j) % 10]);
+            let (router, x) = (random.fill(fill, rows * 2 * keys, 1.0), random.fill(Fill::Uniform, rows * cols, 1.0));
+            let before = random.fill(Fill::Uniform, rows * cols, 1.0);
+            let [down, up] = [(); 2].map(|()| {
+                let values = random.fill(Fill::Uniform, keys * keys * cols, 1.0);
+                Weight::new(&gpu, dtype, Layout::Rows, keys * keys, cols, &values)
+            });
+            let (routing, of_reference) = match j % 2 {
+                0 => (Routing::PerToken, reference::product_key_router::Routing::PerToken),
+                _ => (Routing::Reference, reference::product_key_router::Routing::Reference),
+            };
+            let (mut expert, mut weight) = (Buffer::zeros(&gpu, rows * top).unwrap(), Buffer::zeros(&gpu, rows * top).unwrap());
+            let mut y = Rows::from_slice(&gpu, cols, &before).unwrap();
+            let (x_there, router_there) =
+                (Rows::from_slice(&gpu, cols, &x).unwrap(), Rows::from_slice(&gpu, 2 * keys, &router).unwrap());
+            let call = Experts {
+                router: &router_there,
+                down_embed: &down.matrix,
+                up_embed: &up.matrix,
+                num_keys: keys,
+                top,
+                routing,
+                act,
+                expert: &mut expert,
+                weight: &mut weight,
+            };
+            gpu.experts(&mut y, &x_there, call, rows).unwrap();
+
+            let what = format!("{keys} keys, {top} experts, {cols} columns, {dtype}, {act:?}, {fill:?}");
+            let gate: Vec<Vec<f64>> = router.chunks_exact(2 * keys).map(f64s).collect();
+            let (expert, weight, y) = (expert.to_vec().unwrap(), weight.to_vec().unwrap(), y.read(rows).unwrap());
+            for row in 0..rows {
+                let (lx, ly) = of_reference.logits(&gate, row);
+                let scores: Vec<f64> = lx.iter().flat_map(|x| ly.iter().map(move |y| f64::from(*x as f32 + *y as f32))).collect();
+                let (chosen, p) = reference::product_key_router::top_experts(&scores, top);
+                assert_passed(&what, exactly("expert", &expert[row * top..][..top], &chosen));
+                // Scores lie within ±2: exp's argument is off by at most 4 EPS, and the sum by its chain.
+                let c = 4.0 + 2.0 * FUNCTION + top as f64 + 2.0;
+                assert_passed(&what, within("weight", &weight[row * top..][..top], &p, |i| c * EPS * p[i]));
+
+                let x = &x[row * cols..][..cols];
+                let (mut want, mut budget) = (f64s(&before[row * cols..][..cols]), vec![0.0; cols]);
+                for (&e, p) in chosen.iter().zip(&p) {
+                    let line = e as usize * cols..(e as usize + 1) * cols;
+                    let dot = linear(&down.wide[line.clone()], &f64s(x), None, 1)[0];
+                    let terms: f64 = down.wide[line.clone()].iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum();
+                    let steep = 2.0 * dot.abs() + 1.2;
+                    let error = steep * (chain(Dtype::F32, cols) + 2.0) * EPS * terms
+                        + (3.0 * FUNCTION + 8.0 + 2.0 * dot.abs() + c) * EPS * (activate(act, dot).abs() + dot.abs());
+                    for (i, &w) in up.wide[line].iter().enumerate() {
+                        let hit = p * activate(act, dot);
+                        want[i] += hit * f64::from(w);
+                        budget[i] += (p * error + (top as f64 + 12.0) * EPS * hit.abs()) * f64::from(w.abs());
+                    }
+                }
+                let y = &y[row * cols..][..cols];
+                let start = |i: usize| (top as f64 + 2.0) * EPS * f64::from(before[row * cols + i].abs());
+                assert_passed(&what, within("y", y, &want, |i| budget[i] + start(i)));
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let gpu = emulator::device();
+    let weight = Weight::linear(&gpu, Dtype::F32, 4, 8, &mut Random::new(1), Fill::Uniform);
+    let x = Rows::zeros(&gpu, 2, 8).unwrap();
+    let mut short = Rows::zeros(&gpu, 1, 4).unwrap();
+    let error = gpu.linear(&mut [Projection { out: &mut short, weight: &weight.matrix, bias: None }], &x, 2).unwrap_err();
+    assert!(error.to_string().contains("linear: out"), "{error}");
+    let mut out = Rows::zeros(&gpu, 2, 4).unwrap();
+    let narrow = Rows::zeros(&gpu, 2, 7).unwrap();
+    assert!(gpu.linear(&mut [Projection { out: &mut out, weight: &weight.matrix, bias: None }], &narrow, 2).is_err());
+    let bias = Buffer::zeros(&gpu, 3).unwrap();
+    assert!(gpu.linear(&mut [Projection { out: &mut out, weight: &weight.matrix, bias: Some(&bias) }], &x, 2).is_err());
+}

@@ -1,0 +1,187 @@
+// The device layer for a plain C++ compiler: one fibre for each CUDA thread. See README.md for what it does and does not show.
+#pragma once
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define DOGE_DEVICE inline
+#define DOGE_KERNEL(name, threads, Args)                                             \
+  static void name(const Args &a);                                                   \
+  static const emulator::Kernel name##_entry(#name, threads, sizeof(Args), [](const void *args) { \
+    name(*static_cast<const Args *>(args));                                          \
+  });                                                                                \
+  static void name(const Args &a)
+
+// Where in the source a collective or a load stands.
+#define DOGE_SITE const char *file = __builtin_FILE(), uint32_t line = __builtin_LINE()
+
+namespace emulator {
+
+struct Grid {
+  uint32_t x, y, z;
+};
+
+/// A kernel by its name. Every one registers itself when the library is loaded.
+struct Kernel {
+  Kernel(const char *name, uint32_t threads, size_t args, void (*body)(const void *));
+  const char *name;
+  uint32_t threads;
+  size_t args;
+  void (*body)(const void *);
+  const Kernel *next;
+  static const Kernel *find(const char *name);
+};
+
+/// What can be broken on purpose, at one site of the source.
+enum Fault : uint32_t {
+  FAULT_NONE,
+  FAULT_BARRIER,  // the barrier lets everyone through
+  FAULT_WAIT,     // the wait for asynchronous copies does not wait
+  FAULT_SHUFFLE,  // a lane gets its neighbour's value
+  FAULT_LOAD,     // the words of a 16-byte load are one off
+  FAULT_COPY,     // an asynchronous copy does not happen
+  FAULT_MATRICES, // loaded matrices are one off
+  FAULT_MMA,      // the two halves of b are exchanged
+  FAULT_BALLOT,   // lane 0 does not count
+  FAULT_COUNT // breaks nothing, counts sites
+};
+
+/// Runs every block of a grid. NULL, or what went wrong: a deadlock, lanes at different collectives, a misaligned load,
+/// writes beyond shared memory.
+const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t seed);
+
+uint32_t thread();
+Grid block();
+void *shared(size_t bytes);
+void sync(const char *file, uint32_t line);
+
+/// What a lane brings to a collective.
+using Operand = unsigned char[48];
+/// Waits for all 32 lanes, and gives what each brought; valid until this lane's next collective.
+const Operand *exchange(const void *in, size_t bytes, const char *file, uint32_t line);
+
+/// Sites are looked up only while something is broken or sites are counted.
+extern bool watching;
+bool broken_here(Fault fault, const char *file, uint32_t line);
+inline bool broken(Fault fault, const char *file, uint32_t line) { return watching && broken_here(fault, file, line); }
+
+void copy_async(void *to, const void *from, bool valid);
+void copy_commit();
+void copy_wait(uint32_t under_way);
+[[noreturn]] void fail(const char *what, const char *file, uint32_t line);
+
+}  // namespace emulator
+
+namespace dev {
+
+inline uint32_t thread() { return emulator::thread(); }
+inline uint32_t block_x() { return emulator::block().x; }
+inline uint32_t block_y() { return emulator::block().y; }
+inline uint32_t block_z() { return emulator::block().z; }
+template <class T> T &shared() { return *static_cast<T *>(emulator::shared(sizeof(T))); }
+
+inline float fma(float a, float b, float c) { return fmaf(a, b, c); }
+inline float larger(float a, float b) { return fmaxf(a, b); }
+inline float infinity() { return INFINITY; }
+inline uint32_t bits(float x) {
+  uint32_t y;
+  memcpy(&y, &x, 4);
+  return y;
+}
+inline float from_bits(uint32_t x) {
+  float y;
+  memcpy(&y, &x, 4);
+  return y;
+}
+
+inline void sync(DOGE_SITE) { emulator::sync(file, line); }
+
+template <class T> T shuffle(T x, uint32_t mask, const char *file, uint32_t line) {
+  const emulator::Operand *const all = emulator::exchange(&x, sizeof x, file, line);
+  const uint32_t off = emulator::broken(emulator::FAULT_SHUFFLE, file, line);
+  T y;
+  memcpy(&y, all[((emulator::thread() ^ mask) + off) % 32], sizeof y);
+  return y;
+}
+inline float shuffle_xor(float x, uint32_t mask, DOGE_SITE) { return shuffle(x, mask, file, line); }
+inline uint64_t shuffle_xor(uint64_t x, uint32_t mask, DOGE_SITE) { return shuffle(x, mask, file, line); }
+
+inline uint32_t ballot(bool x, DOGE_SITE) {
+  const emulator::Operand *const all = emulator::exchange(&x, sizeof x, file, line);
+  uint32_t votes = 0;
+  for (uint32_t lane = emulator::broken(emulator::FAULT_BALLOT, file, line); lane < 32; ++lane) votes |= (all[lane][0] & 1u) << lane;
+  return votes;
+}
+inline uint32_t count_bits(uint32_t x) { return (uint32_t)__builtin_popcount(x); }
+
+struct alignas(16) Words4 {
+  uint32_t w[4];
+};
+
+inline Words4 load16(const void *p, DOGE_SITE) {
+  if ((uintptr_t)p % 16 != 0) emulator::fail("a 16-byte load from an address that is no multiple of 16", file, line);
+  Words4 x;
+  memcpy(&x, p, 16);
+  if (emulator::broken(emulator::FAULT_LOAD, file, line)) return {{x.w[1], x.w[2], x.w[3], x.w[0]}};
+  return x;
+}
+
+inline float from_f16(uint16_t x) {
+  const uint32_t sign = (uint32_t)(x & 0x8000) << 16, exponent = x >> 10 & 31, fraction = x & 1023;
+  if (exponent == 31) return from_bits(sign | 0x7f800000 | fraction << 13);
+  if (exponent == 0) return (sign ? -1.0f : 1.0f) * (float)fraction * 0x1p-24f;
+  return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+}
+inline uint16_t to_bf16(float x) {
+  const uint32_t u = bits(x);
+  if (x != x) return (uint16_t)(u >> 16 | 64);
+  return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+inline void copy16_async(void *to, const void *from, bool valid, DOGE_SITE) {
+  if ((uintptr_t)to % 16 != 0 || (uintptr_t)from % 16 != 0) emulator::fail("a misaligned asynchronous copy", file, line);
+  if (!emulator::broken(emulator::FAULT_COPY, file, line)) emulator::copy_async(to, from, valid);
+}
+inline void copy_commit() { emulator::copy_commit(); }
+template <int N> void copy_wait(DOGE_SITE) {
+  if (!emulator::broken(emulator::FAULT_WAIT, file, line)) emulator::copy_wait(N);
+}
+
+inline Words4 load_matrices(const void *row, DOGE_SITE) {
+  if ((uintptr_t)row % 16 != 0) emulator::fail("a misaligned matrix row", file, line);
+  Words4 mine;
+  memcpy(&mine, row, 16);
+  const emulator::Operand *const all = emulator::exchange(&mine, 16, file, line);
+  const uint32_t lane = emulator::thread() % 32, off = emulator::broken(emulator::FAULT_MATRICES, file, line);
+  Words4 r;
+  for (uint32_t m = 0; m < 4; ++m) memcpy(&r.w[m], all[(m + off) % 4 * 8 + lane / 4] + lane % 4 * 4, 4);
+  return r;
+}
+
+inline void mma_bf16(float (&c)[4], const Words4 &a, uint32_t b0, uint32_t b1, DOGE_SITE) {
+  struct {
+    Words4 a;
+    uint32_t b[2];
+  } in = {a, {b0, b1}};
+  const emulator::Operand *const all = emulator::exchange(&in, 24, file, line);
+  const uint32_t off = emulator::broken(emulator::FAULT_MMA, file, line);
+  const uint32_t lane = emulator::thread() % 32, group = lane / 4, quad = lane % 4;
+  // Element (row, k) of a, and (k, column) of b, as the PTX manual spreads them.
+  const auto element = [&](uint32_t owner, uint32_t word, uint32_t half) {
+    uint16_t x;
+    memcpy(&x, all[owner] + 4 * word + 2 * half, 2);
+    return from_bits((uint32_t)x << 16);
+  };
+  for (uint32_t i = 0; i < 4; ++i) {
+    const uint32_t row = group + 8 * (i / 2), column = 2 * quad + i % 2;
+    for (uint32_t k = 0; k < 16; ++k) {
+      const uint32_t a_word = row / 8 + 2 * (k / 8), pair = k % 8 / 2;
+      const float x = element(row % 8 * 4 + pair, a_word, k % 2);
+      const float y = element(column * 4 + pair, 4 + (k / 8 + off) % 2, k % 2);
+      c[i] += x * y;
+    }
+  }
+}
+
+}  // namespace dev

@@ -1,0 +1,181 @@
+// A stand-in for the CUDA driver's library: as much of its interface as the engine's runtime uses, over host memory, with
+// launches run by the emulator at once and in order. Graphs record launches and replay them.
+//
+// What it shows of a machine can be set: DOGE_EMULATOR_DEVICES (1), DOGE_EMULATOR_ARCH (90), DOGE_EMULATOR_MEMORY (bytes
+// free, 8 GiB), DOGE_EMULATOR_SEED (2: threads run in a new random order at every launch).
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "doge_emulator.h"
+
+namespace {
+
+using Result = int;
+using Pointer = unsigned long long;
+enum : Result {
+  SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
+  NOT_FOUND = 500, LAUNCH_FAILED = 719, STREAM_CAPTURE_UNSUPPORTED = 900,
+};
+enum { COMPUTE_MAJOR = 75, COMPUTE_MINOR = 76, MEMORY_POOLS = 115 }; // CUdevice_attribute
+
+struct Launch {
+  const emulator::Kernel *kernel;
+  emulator::Grid grid;
+  std::vector<unsigned char> args;
+};
+struct Graph {
+  std::vector<Launch> launches;
+};
+
+std::mutex lock;
+Graph *capturing;
+std::map<Pointer, size_t> allocated;
+size_t in_use;
+std::string last_error;
+
+unsigned long long setting(const char *name, unsigned long long otherwise) {
+  const char *const text = getenv(name);
+  return text != nullptr && *text != 0 ? strtoull(text, nullptr, 10) : otherwise;
+}
+
+size_t memory() { return (size_t)setting("DOGE_EMULATOR_MEMORY", 8ull << 30); }
+
+uint32_t seed = (uint32_t)setting("DOGE_EMULATOR_SEED", 2);
+
+Result run(const Launch &launch) {
+  const uint32_t mine = seed;
+  if (seed > 1) ++seed;
+  const char *const error = emulator::launch(*launch.kernel, launch.grid, launch.args.data(), mine);
+  if (error == nullptr) return SUCCESS;
+  last_error = error;
+  return LAUNCH_FAILED;
+}
+
+Result allocate(Pointer *to, size_t bytes) {
+  const std::lock_guard<std::mutex> guard(lock);
+  if (in_use + bytes > memory()) return OUT_OF_MEMORY;
+  void *const p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (p == nullptr) return OUT_OF_MEMORY;
+  memset(p, 0xff, bytes); // what was never written shows as NaN
+  *to = (Pointer)p;
+  allocated[*to] = bytes;
+  in_use += bytes;
+  return SUCCESS;
+}
+
+Result release(Pointer p) {
+  const std::lock_guard<std::mutex> guard(lock);
+  const auto found = allocated.find(p);
+  if (found == allocated.end()) return INVALID_VALUE;
+  in_use -= found->second;
+  allocated.erase(found);
+  free((void *)p);
+  return SUCCESS;
+}
+
+/// Whatever moves data must stand outside of a capture, or be recorded; the engine captures launches only.
+Result moves() { return capturing == nullptr ? SUCCESS : STREAM_CAPTURE_UNSUPPORTED; }
+
+}  // namespace
+
+#define API extern "C" __attribute__((visibility("default"))) Result
+
+/// The schedule from now on: 0 ascending threads, 1 descending ones and blocks, above that random, another one each launch.
+extern "C" __attribute__((visibility("default"))) void doge_emulator_seed(uint32_t value) { seed = value; }
+
+API cuInit(unsigned) { return setting("DOGE_EMULATOR_DEVICES", 1) == 0 ? NO_DEVICE : SUCCESS; }
+API cuDeviceGetCount(int *n) { return *n = (int)setting("DOGE_EMULATOR_DEVICES", 1), SUCCESS; }
+API cuDeviceGet(int *device, int ordinal) {
+  if (ordinal < 0 || ordinal >= (int)setting("DOGE_EMULATOR_DEVICES", 1)) return INVALID_DEVICE;
+  return *device = ordinal, SUCCESS;
+}
+API cuDeviceGetName(char *name, int bytes, int) { return snprintf(name, (size_t)bytes, "emulated GPU"), SUCCESS; }
+API cuDeviceGetAttribute(int *value, int attribute, int) {
+  const int arch = (int)setting("DOGE_EMULATOR_ARCH", 90);
+  *value = attribute == COMPUTE_MAJOR ? arch / 10 : attribute == COMPUTE_MINOR ? arch % 10 : attribute == MEMORY_POOLS ? 0 : 1;
+  return SUCCESS;
+}
+API cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = memory(), SUCCESS; }
+API cuDevicePrimaryCtxRetain(void **context, int) { return *context = (void *)1, SUCCESS; }
+API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+API cuCtxSetCurrent(void *) { return SUCCESS; }
+API cuCtxGetCurrent(void **context) { return *context = (void *)1, SUCCESS; }
+API cuCtxSynchronize() { return SUCCESS; }
+
+/// Any image will do: the kernels are in this library.
+API cuModuleLoadData(void **module, const void *image) { return image == nullptr ? INVALID_IMAGE : (*module = (void *)1, SUCCESS); }
+API cuModuleUnload(void *) { return SUCCESS; }
+API cuModuleGetFunction(void **function, void *, const char *name) {
+  const emulator::Kernel *const kernel = emulator::Kernel::find(name);
+  return *function = (void *)kernel, kernel == nullptr ? NOT_FOUND : SUCCESS;
+}
+
+API cuMemGetInfo_v2(size_t *free, size_t *total) {
+  const std::lock_guard<std::mutex> guard(lock);
+  return *total = memory(), *free = *total - in_use, SUCCESS;
+}
+API cuMemAlloc_v2(Pointer *p, size_t bytes) { return allocate(p, bytes); }
+API cuMemAllocAsync(Pointer *p, size_t bytes, void *) { return allocate(p, bytes); }
+API cuMemFree_v2(Pointer p) { return release(p); }
+API cuMemFreeAsync(Pointer p, void *) { return release(p); }
+API cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t bytes, void *) { return memcpy((void *)to, from, bytes), moves(); }
+API cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t bytes, void *) { return memcpy(to, (void *)from, bytes), moves(); }
+API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void *) { return memmove((void *)to, (void *)from, bytes), moves(); }
+API cuMemsetD8Async(Pointer p, unsigned char value, size_t bytes, void *) { return memset((void *)p, value, bytes), moves(); }
+
+API cuStreamCreate(void **stream, unsigned) { return *stream = (void *)2, SUCCESS; }
+API cuStreamDestroy_v2(void *) { return SUCCESS; }
+API cuStreamSynchronize(void *) { return moves(); }
+API cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
+API cuEventCreate(void **event, unsigned) { return *event = (void *)3, SUCCESS; }
+API cuEventRecord(void *, void *) { return SUCCESS; }
+API cuEventDestroy_v2(void *) { return SUCCESS; }
+
+API cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                   void *, void **params, void **) {
+  const auto *const kernel = static_cast<const emulator::Kernel *>(function);
+  if (kernel == nullptr || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || shared != 0) return INVALID_VALUE;
+  if (bx != kernel->threads || by != 1 || bz != 1) {
+    last_error = std::string(kernel->name) + ": launched with another number of threads than it was compiled for";
+    return LAUNCH_FAILED;
+  }
+  const auto *const args = static_cast<const unsigned char *>(params[0]);
+  const Launch launch = {kernel, {x, y, z}, {args, args + kernel->args}};
+  if (capturing == nullptr) return run(launch);
+  capturing->launches.push_back(launch);
+  return SUCCESS;
+}
+
+API cuStreamBeginCapture_v2(void *, int) { return capturing = new Graph, SUCCESS; }
+API cuStreamEndCapture(void *, void **graph) { return *graph = capturing, capturing = nullptr, SUCCESS; }
+API cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long) {
+  return *exec = new Graph(*static_cast<Graph *>(graph)), SUCCESS;
+}
+API cuGraphUpload(void *, void *) { return SUCCESS; }
+API cuGraphLaunch(void *exec, void *) {
+  for (const Launch &launch : static_cast<Graph *>(exec)->launches) {
+    if (const Result result = run(launch)) return result;
+  }
+  return SUCCESS;
+}
+API cuGraphExecDestroy(void *exec) { return delete static_cast<Graph *>(exec), SUCCESS; }
+API cuGraphDestroy(void *graph) { return delete static_cast<Graph *>(graph), SUCCESS; }
+
+API cuGetErrorName(Result result, const char **text) {
+  switch (result) {
+    case OUT_OF_MEMORY: *text = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+    case NO_DEVICE: *text = "CUDA_ERROR_NO_DEVICE"; break;
+    case INVALID_DEVICE: *text = "CUDA_ERROR_INVALID_DEVICE"; break;
+    case LAUNCH_FAILED: *text = "CUDA_ERROR_LAUNCH_FAILED"; break;
+    default: *text = "an error of the stand-in driver"; break;
+  }
+  return SUCCESS;
+}
+API cuGetErrorString(Result result, const char **text) {
+  return *text = result == LAUNCH_FAILED ? last_error.c_str() : "(stand-in driver)", SUCCESS;
+}

@@ -1,0 +1,315 @@
+// Fibres, the scheduler and the collectives of the emulator. One launch at a time.
+#include "doge_emulator.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "fibre.h"
+
+namespace emulator {
+namespace {
+
+const Kernel *kernels;
+
+enum State : uint8_t { RUNS, AT_WARP, AT_BARRIER, DONE };
+
+struct Copy {
+  void *to;
+  const void *from;
+  bool valid;
+  uint32_t group;
+};
+
+struct Thread {
+  Fibre fibre;
+  State state;
+  uint32_t group; // of asynchronous copies
+  std::vector<Copy> copies;
+};
+
+struct Site {
+  const char *file;
+  uint32_t line;
+  bool operator==(const Site &other) const { return line == other.line && (file == other.file || strcmp(file, other.file) == 0); }
+};
+
+struct Warp {
+  Operand in[32], out[32];
+  uint32_t arrived;
+  Site site;
+};
+
+constexpr size_t CANARY = 64;
+constexpr unsigned char POISON = 0xff; // NaN as a float, huge as an index
+
+struct Block {
+  const Kernel *kernel;
+  const void *args;
+  Grid at;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  uint32_t current, at_barrier, left;
+  Site barrier;
+  std::unique_ptr<unsigned char[]> shared;
+  size_t shared_bytes;
+  bool eager; // asynchronous copies happen at once instead of at the wait
+  Fibre scheduler;
+  std::string error;
+};
+
+Block *running;
+std::mutex one_at_a_time;
+
+// The planted fault and its place, and the sites that were counted.
+Fault fault;
+Site fault_site;
+std::string fault_file;
+std::vector<Site> sites[FAULT_COUNT];
+
+Thread &current() { return running->threads[running->current]; }
+
+/// Back to the scheduler until somebody wakes this thread.
+void park(State state) {
+  Thread &thread = current();
+  thread.state = state;
+  switch_fibre(thread.fibre, running->scheduler);
+}
+
+void enter() {
+  running->kernel->body(running->args);
+  --running->left;
+  park(DONE);
+  abort(); // nobody wakes a thread that is done
+}
+
+/// A kernel that reads or writes where nothing is ends its launch, not the process.
+struct sigaction others;
+void on_memory_fault(int, siginfo_t *info, void *) {
+  if (running == nullptr) {
+    sigaction(SIGSEGV, &others, nullptr); // not ours: happens again, with whoever was there before
+    return;
+  }
+  char text[64];
+  snprintf(text, sizeof text, "memory fault at %p", info->si_addr);
+  running->error = text;
+  switch_fibre(current().fibre, running->scheduler);
+}
+
+void catch_memory_faults() {
+  struct sigaction action = {};
+  action.sa_sigaction = on_memory_fault;
+  // On the thread's alternate stack; never returned from, so the signal must not stay blocked.
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  sigaction(SIGSEGV, &action, &others);
+}
+
+struct Random {
+  uint64_t state;
+  uint32_t below(uint32_t n) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((state >> 33) % n);
+  }
+};
+
+/// Of every four random schedules one is greedy: a thread that can go on does, before those behind it begin. So one warp is far
+/// ahead of the others, where the other schedules keep them in step.
+bool is_greedy(uint32_t seed) { return seed % 4 == 3; }
+
+void order_threads(std::vector<uint32_t> &order, uint32_t seed, Random &random) {
+  const bool descends = seed == 1 || seed % 8 == 7;
+  for (uint32_t i = 0; i < order.size(); ++i) order[i] = descends ? (uint32_t)order.size() - 1 - i : i;
+  if (seed > 1 && !is_greedy(seed)) {
+    for (uint32_t i = (uint32_t)order.size() - 1; i > 0; --i) std::swap(order[i], order[random.below(i + 1)]);
+  }
+}
+
+void run_block(Block &block, uint32_t seed, Random &random, std::vector<uint32_t> &order) {
+  const uint32_t n = block.kernel->threads;
+  block.at_barrier = 0;
+  block.left = n;
+  if (block.shared) memset(block.shared.get(), POISON, block.shared_bytes + CANARY);
+  for (uint32_t i = 0; i < n; ++i) {
+    Thread &thread = block.threads[i];
+    thread.state = RUNS;
+    thread.group = 0;
+    thread.copies.clear();
+    thread.fibre.start(i, enter);
+  }
+  for (Warp &warp : block.warps) warp.arrived = 0;
+  while (block.left > 0 && block.error.empty()) {
+    order_threads(order, seed, random);
+    bool progress = false;
+    for (uint32_t at = 0; at < n;) {
+      const uint32_t i = order[at++];
+      if (block.threads[i].state != RUNS) continue;
+      progress = true;
+      block.current = i;
+      switch_fibre(block.scheduler, block.threads[i].fibre);
+      if (!block.error.empty()) return;
+      if (is_greedy(seed)) at = 0;
+    }
+    if (!progress) {
+      block.error = "deadlock: " + std::to_string(block.at_barrier) + " of " + std::to_string(block.left) +
+                    " threads wait at a barrier, the others for lanes of their warp";
+    }
+  }
+  for (size_t i = 0; block.shared && i < CANARY; ++i) {
+    if (block.shared[block.shared_bytes + i] != POISON) block.error = "a write beyond shared memory";
+  }
+}
+
+}  // namespace
+
+bool watching;
+
+Kernel::Kernel(const char *name, uint32_t threads, size_t args, void (*body)(const void *))
+    : name(name), threads(threads), args(args), body(body), next(kernels) {
+  kernels = this;
+}
+
+const Kernel *Kernel::find(const char *name) {
+  const Kernel *kernel = kernels;
+  while (kernel != nullptr && strcmp(kernel->name, name) != 0) kernel = kernel->next;
+  return kernel;
+}
+
+const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t seed) {
+  static std::string error;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  if (kernel.threads % 32 != 0 || kernel.threads > MAX_FIBRES) return "the threads of a block are no whole warps, or too many";
+  Block block = {};
+  block.kernel = &kernel;
+  block.args = args;
+  block.threads.resize(kernel.threads);
+  block.warps.resize(kernel.threads / 32);
+  block.eager = seed % 2 == 1;
+  running = &block;
+  static const bool caught = (catch_memory_faults(), true);
+  (void)caught;
+  Random random = {seed};
+  std::vector<uint32_t> order(kernel.threads);
+  const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
+  for (uint64_t i = 0; i < blocks && block.error.empty(); ++i) {
+    const uint64_t b = seed == 1 ? blocks - 1 - i : i;
+    block.at = {(uint32_t)(b % grid.x), (uint32_t)(b / grid.x % grid.y), (uint32_t)(b / grid.x / grid.y)};
+    run_block(block, seed, random, order);
+  }
+  running = nullptr;
+  error = block.error.empty() ? "" : std::string(kernel.name) + ": " + block.error;
+  return error.empty() ? nullptr : error.c_str();
+}
+
+uint32_t thread() { return running->current; }
+Grid block() { return running->at; }
+
+void fail(const char *what, const char *file, uint32_t line) {
+  running->error = std::string(what) + " (" + file + ":" + std::to_string(line) + ")";
+  switch_fibre(current().fibre, running->scheduler);
+  abort(); // a launch that failed is never continued
+}
+
+void *shared(size_t bytes) {
+  Block &block = *running;
+  if (!block.shared) {
+    if (bytes > 48 << 10) fail("more shared memory than a block may have", __FILE__, __LINE__);
+    block.shared.reset(new unsigned char[bytes + CANARY]);
+    block.shared_bytes = bytes;
+    memset(block.shared.get(), POISON, bytes + CANARY);
+  }
+  if (bytes != block.shared_bytes) fail("two kinds of shared memory in one kernel", __FILE__, __LINE__);
+  return block.shared.get();
+}
+
+bool broken_here(Fault kind, const char *file, uint32_t line) {
+  const Site site = {file, line};
+  if (fault != FAULT_COUNT) return fault == kind && fault_site == site;
+  std::vector<Site> &known = sites[kind];
+  if (std::find(known.begin(), known.end(), site) == known.end()) known.push_back(site);
+  return false;
+}
+
+void sync(const char *file, uint32_t line) {
+  if (broken(FAULT_BARRIER, file, line)) return;
+  Block &block = *running;
+  const Site site = {file, line};
+  if (block.at_barrier == 0) block.barrier = site;
+  else if (!(block.barrier == site)) fail("threads of a block at different barriers", file, line);
+  if (++block.at_barrier < block.kernel->threads) return park(AT_BARRIER);
+  block.at_barrier = 0;
+  for (Thread &thread : block.threads) {
+    if (thread.state == AT_BARRIER) thread.state = RUNS;
+  }
+}
+
+const Operand *exchange(const void *in, size_t bytes, const char *file, uint32_t line) {
+  Block &block = *running;
+  const uint32_t lane = block.current % 32, first = block.current - lane;
+  Warp &warp = block.warps[block.current / 32];
+  const Site site = {file, line};
+  if (warp.arrived == 0) warp.site = site;
+  else if (!(warp.site == site)) fail("lanes of a warp at different collectives", file, line);
+  memcpy(warp.in[lane], in, bytes);
+  if (++warp.arrived < 32) {
+    park(AT_WARP);
+  } else {
+    warp.arrived = 0;
+    memcpy(warp.out, warp.in, sizeof warp.in);
+    for (uint32_t i = first; i < first + 32; ++i) {
+      if (block.threads[i].state == AT_WARP) block.threads[i].state = RUNS;
+    }
+  }
+  return warp.out;
+}
+
+static void perform(const Copy &copy) {
+  if (copy.valid) memcpy(copy.to, copy.from, 16);
+  else memset(copy.to, 0, 16);
+}
+
+void copy_async(void *to, const void *from, bool valid) {
+  Thread &thread = current();
+  const Copy copy = {to, from, valid, thread.group};
+  if (running->eager) perform(copy);
+  else thread.copies.push_back(copy);
+}
+
+void copy_commit() { ++current().group; }
+
+void copy_wait(uint32_t under_way) {
+  Thread &thread = current();
+  const auto waits = [&](const Copy &copy) { return copy.group + under_way >= thread.group; };
+  const auto done = std::stable_partition(thread.copies.begin(), thread.copies.end(), waits);
+  std::for_each(done, thread.copies.end(), perform);
+  thread.copies.erase(done, thread.copies.end());
+}
+
+}  // namespace emulator
+
+// What tests call.
+#define DOGE_EXPORT extern "C" __attribute__((visibility("default")))
+
+/// Breaks one kind of thing (emulator::Fault) at one place of the source from now on. FAULT_COUNT breaks nothing and counts
+/// sites, from none on; FAULT_NONE ends either.
+DOGE_EXPORT void doge_emulator_plant(uint32_t kind, const char *file, uint32_t line) {
+  emulator::fault_file = file;
+  emulator::fault_site = {emulator::fault_file.c_str(), line};
+  emulator::fault = (emulator::Fault)kind;
+  emulator::watching = kind != emulator::FAULT_NONE;
+  if (kind == emulator::FAULT_COUNT) {
+    for (auto &known : emulator::sites) known.clear();
+  }
+}
+
+/// Sites of a kind that were counted.
+DOGE_EXPORT uint32_t doge_emulator_sites(uint32_t kind) { return (uint32_t)emulator::sites[kind].size(); }
+
+/// Where a site is.
+DOGE_EXPORT const char *doge_emulator_site_file(uint32_t kind, uint32_t site) { return emulator::sites[kind][site].file; }
+DOGE_EXPORT uint32_t doge_emulator_site_line(uint32_t kind, uint32_t site) { return emulator::sites[kind][site].line; }
