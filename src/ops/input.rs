@@ -107,12 +107,7 @@ impl Cpu {
     ///
     /// # Errors
     /// As [`Cpu::prepare`].
-    pub fn prepared<'a, const N: usize>(
-        &self,
-        scratch: &'a [u32],
-        x: &'a [f32],
-        weights: [Matrix<'_>; N],
-    ) -> Result<Input<'a>> {
+    pub fn prepared<'a, const N: usize>(&self, scratch: &'a [u32], x: &'a [f32], weights: [Matrix<'_>; N]) -> Result<Input<'a>> {
         Ok(self.form(scratch.len(), x, &weights)?.map_or(x.into(), |form| form.input(scratch, x)))
     }
 

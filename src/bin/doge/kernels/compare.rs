@@ -49,10 +49,13 @@ impl Baseline {
     /// Reads what `-o json` or `-o jsonl` wrote.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).map_err(|source| Failure::Input { from: path.to_path_buf(), source })?;
-        let malformed = |why: &str| Failure::Usage(format!("--compare {}: {why}; expected the JSON of an earlier run", path.display()));
+        let malformed =
+            |why: &str| Failure::Usage(format!("--compare {}: {why}; expected the JSON of an earlier run", path.display()));
         let rows: Vec<Value> = match serde_json::from_str(&text) {
             Ok(Value::Array(rows)) => rows,
-            _ => text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(|error| malformed(&error.to_string()))?,
+            _ => {
+                text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(|error| malformed(&error.to_string()))?
+            }
         };
         let mut found = HashMap::new();
         for row in &rows {

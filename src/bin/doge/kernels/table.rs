@@ -52,7 +52,8 @@ impl Table {
                 if self.baseline.is_some() {
                     columns.extend(["was", "change", "noise"]);
                 }
-                let line = |name: &&str| if ["op", "dtype", "isa", "shape", "mode", "roof"].contains(name) { "---|" } else { "---:|" };
+                let line =
+                    |name: &&str| if ["op", "dtype", "isa", "shape", "mode", "roof"].contains(name) { "---|" } else { "---:|" };
                 print(&format!("| {} |\n|{}", columns.join(" | "), columns.iter().map(line).collect::<String>()))
             }
             Format::Csv => print(CSV),
@@ -203,8 +204,7 @@ impl Table {
             "version": env!("CARGO_PKG_VERSION"),
         });
         if let Some(c) = change {
-            object["compared"] =
-                json!({"was_seconds": c.was, "change": c.change, "noise": c.noise, "slower": c.slower});
+            object["compared"] = json!({"was_seconds": c.was, "change": c.change, "noise": c.noise, "slower": c.slower});
         }
         object
     }

@@ -80,8 +80,7 @@ fn products(dtype: Dtype, rows: usize, cols: usize, outputs: usize, main: bool) 
     ops.into_iter().map(move |(op, activations)| {
         let name = if rows == 1 { format!("{cols}x{outputs}") } else { format!("{rows}x{cols}x{outputs}") };
         let x = rows * prepared_bytes(dtype, activations, cols);
-        let cost =
-            Cost { bytes: bytes(dtype, outputs, cols) + x + 4 * rows * outputs, operations: 2 * rows * cols * outputs };
+        let cost = Cost { bytes: bytes(dtype, outputs, cols) + x + 4 * rows * outputs, operations: 2 * rows * cols * outputs };
         let make = Box::new(move |store: &mut Store, cpu: &Cpu| Linear::make(store, cpu, dtype, [rows, cols, outputs]));
         Entry { activations, main, ..Entry::new(op, dtype, name, cost, make) }
     })

@@ -94,14 +94,7 @@ impl Residual {
 impl Job for Residual {
     fn run(&mut self, cpu: &Cpu, copy: usize) -> Result<()> {
         let Residual { out, x, gate, branch, weight } = self;
-        cpu.residual_rms_norm(
-            out.get_mut(copy),
-            x.get_mut(copy),
-            gate.get(copy),
-            branch.get(copy),
-            weight.get(copy),
-            RMS_EPS,
-        )
+        cpu.residual_rms_norm(out.get_mut(copy), x.get_mut(copy), gate.get(copy), branch.get(copy), weight.get(copy), RMS_EPS)
     }
 
     fn check(&mut self, cpu: &Cpu) -> Result<Worst> {

@@ -101,7 +101,9 @@ impl Store {
         let numbers = self.numbers(rows * cols, -width, width);
         let bytes = match dtype {
             Dtype::F32 => self.of(bytemuck::cast_slice(&numbers))?,
-            Dtype::Bf16 => self.of(bytemuck::cast_slice(&numbers.iter().map(|&x| half::bf16::from_f32(x)).collect::<Vec<_>>()))?,
+            Dtype::Bf16 => {
+                self.of(bytemuck::cast_slice(&numbers.iter().map(|&x| half::bf16::from_f32(x)).collect::<Vec<_>>()))?
+            }
             Dtype::F16 => self.of(bytemuck::cast_slice(&numbers.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>()))?,
             Dtype::Int8 | Dtype::Int4 => {
                 let from = bytemuck::cast_slice(&numbers);
