@@ -96,25 +96,26 @@ fn lines(points: &[&Row]) -> Vec<Line> {
     lines.into_iter().map(|(name, reads, measured)| Line { name, reads, per_second: median(measured) }).collect()
 }
 
-/// Whole decades around everything.
+/// A little more than everything.
 fn axes(points: &[&Row], lines: &[Line]) -> Axes {
-    let decades = |values: Vec<f64>| {
+    let around = |values: Vec<f64>| {
         let (low, high) = values.iter().fold((f64::INFINITY, 0f64), |(low, high), &x| (low.min(x), high.max(x)));
         if values.is_empty() {
-            return [0.1, 10.0];
+            [0.1, 10.0]
+        } else {
+            [low / 1.5, high * 1.8]
         }
-        [10f64.powf((low * 0.9).log10().floor()), 10f64.powf((high * 1.1).log10().ceil())]
     };
     let rates = points.iter().map(|row| 1e9 * row.gigaoperations_per_second());
     Axes {
-        x: decades(points.iter().map(|row| row.intensity()).collect()),
-        y: decades(rates.chain(lines.iter().filter(|line| !line.reads).map(|line| line.per_second)).collect()),
+        x: around(points.iter().map(|row| row.intensity()).collect()),
+        y: around(rates.chain(lines.iter().filter(|line| !line.reads).map(|line| line.per_second)).collect()),
     }
 }
 
 fn grid(out: &mut String, axes: &Axes) {
     let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
-    let decades = |[low, high]: [f64; 2]| (low.log10().round() as i32..=high.log10().round() as i32).map(|e| 10f64.powi(e));
+    let decades = |[low, high]: [f64; 2]| (low.log10().ceil() as i32..=high.log10().floor() as i32).map(|e| 10f64.powi(e));
     for intensity in decades(axes.x) {
         let x = axes.x(intensity);
         let _ = writeln!(out, "<path class=\"grid\" d=\"M{x:.1} {TOP}V{bottom}\"/>");
@@ -135,6 +136,7 @@ fn roofs(out: &mut String, axes: &Axes, lines: &[Line]) {
     let peak = lines.iter().filter(|line| !line.reads).map(|line| line.per_second).fold(axes.y[0], f64::max);
     let peak = if peak > axes.y[0] { peak } else { axes.y[1] };
     let slowest = lines.iter().filter(|line| line.reads).map(|line| line.per_second).fold(f64::INFINITY, f64::min);
+    let fastest = lines.iter().filter(|line| line.reads).map(|line| line.per_second).fold(0.0, f64::max);
     for line in lines {
         let giga = line.per_second / 1e9;
         if line.reads {
@@ -143,11 +145,12 @@ fn roofs(out: &mut String, axes: &Axes, lines: &[Line]) {
             let [x0, y0, x1, y1] = [axes.x(from), axes.y(from * line.per_second), axes.x(to), axes.y(to * line.per_second)];
             let angle = (y1 - y0).atan2(x1 - x0).to_degrees();
             let _ = writeln!(out, "<path class=\"roof\" d=\"M{x0:.1} {y0:.1}L{x1:.1} {y1:.1}\"/>");
-            let (x, y) = (x0 + 0.06 * (x1 - x0), y0 + 0.06 * (y1 - y0));
+            // In the upper part, where few kernels are: the fastest above its line, the others below theirs.
+            let (x, y, dy) = (x0 + 0.7 * (x1 - x0), y0 + 0.7 * (y1 - y0), if line.per_second < fastest { 11 } else { -4 });
             let place = format!("translate({x:.1} {y:.1}) rotate({angle:.1})");
             let _ = writeln!(
                 out,
-                "<text class=\"name\" transform=\"{place}\" dy=\"-4\">{} {giga:.0} GB/s</text>",
+                "<text class=\"name\" transform=\"{place}\" dy=\"{dy}\">{} {giga:.0} GB/s</text>",
                 escaped(&line.name)
             );
         } else {
@@ -156,12 +159,8 @@ fn roofs(out: &mut String, axes: &Axes, lines: &[Line]) {
                 if slowest.is_finite() { (line.per_second / slowest / 30.0).clamp(axes.x[0], axes.x[1]) } else { axes.x[0] };
             let (x0, x1, y) = (axes.x(from), WIDTH - RIGHT, axes.y(line.per_second));
             let _ = writeln!(out, "<path class=\"roof\" d=\"M{x0:.1} {y:.1}H{x1}\"/>");
-            let name = escaped(&line.name);
-            let _ = writeln!(
-                out,
-                "<text class=\"name\" text-anchor=\"end\" x=\"{x1}\" y=\"{:.1}\">{name} {giga:.0} GOP/s</text>",
-                y - 4.0
-            );
+            let (x, name) = (LEFT + 0.6 * (WIDTH - LEFT - RIGHT), escaped(&line.name));
+            let _ = writeln!(out, "<text class=\"name\" x=\"{x:.1}\" y=\"{:.1}\">{name} {giga:.0} GOP/s</text>", y - 4.0);
         }
     }
 }

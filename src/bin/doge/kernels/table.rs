@@ -61,6 +61,11 @@ impl Table {
         }
     }
 
+    /// Is it slower than in the run it is compared with?
+    pub fn is_slower(&self, row: &Row) -> bool {
+        self.baseline.as_ref().and_then(|baseline| baseline.beside(row)).is_some_and(|change| change.slower)
+    }
+
     pub fn row(&mut self, row: Row) -> Result<(), Failure> {
         let change = self.baseline.as_ref().and_then(|baseline| baseline.beside(&row));
         if let Some(change) = change {

@@ -39,10 +39,15 @@ pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
     }
 }
 
+/// Tokens that a router chooses for in turn: of one and the same, the CPU would remember how each comparison ended.
+const TURNS: usize = 16;
+
 struct Router {
     expert: Copies<u32>,
     weight: Copies<f32>,
+    /// [TURNS][2 * keys]
     logits: Copies<f32>,
+    turn: usize,
     scratch: Vec<u64>,
     keys: usize,
     top: usize,
@@ -51,20 +56,23 @@ struct Router {
 impl Router {
     fn make(store: &mut Store, cpu: &Cpu, keys: usize, top: usize) -> Result<Box<dyn Job>> {
         let (expert, weight) = (store.zeros(top)?, store.zeros(top)?);
-        let (logits, scratch) = (store.floats(2 * keys, -2.0, 2.0)?, vec![0; cpu.router_scratch(keys, top)]);
-        Ok(Box::new(Router { expert, weight, logits, scratch, keys, top }))
+        let (logits, scratch) = (store.floats(TURNS * 2 * keys, -2.0, 2.0)?, vec![0; cpu.router_scratch(keys, top)]);
+        Ok(Box::new(Router { expert, weight, logits, turn: 0, scratch, keys, top }))
     }
 }
 
 impl Job for Router {
     fn run(&mut self, cpu: &Cpu, copy: usize) -> Result<()> {
-        let (expert, weight, logits) = (self.expert.get_mut(copy), self.weight.get_mut(copy), self.logits.get(copy));
+        let (expert, weight) = (self.expert.get_mut(copy), self.weight.get_mut(copy));
+        let logits = &self.logits.get(copy)[self.turn * 2 * self.keys..][..2 * self.keys];
+        self.turn = (self.turn + 1) % TURNS;
         cpu.product_key_router(expert, weight, logits, Routing::PerToken, self.keys, self.top, &mut self.scratch)
     }
 
     fn check(&mut self, cpu: &Cpu) -> Result<Worst> {
+        self.turn = 0;
         self.run(cpu, 0)?;
-        let (x, y) = self.logits.get(0).split_at(self.keys);
+        let (x, y) = self.logits.get(0)[..2 * self.keys].split_at(self.keys);
         // A score is the f32 sum: ties are those of the rounded sums.
         let scores: Vec<f64> = x.iter().flat_map(|x| y.iter().map(move |y| f64::from(x + y))).collect();
         let (expert, weight) = reference::top_experts(&scores, self.top);

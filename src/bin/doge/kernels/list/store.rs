@@ -65,34 +65,45 @@ impl Store {
         (0..n).map(|_| low + (high - low) * ((self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32)).collect()
     }
 
-    /// `n` floats between `low` and `high`.
+    /// `n` floats between `low` and `high`, others in each copy.
     pub fn floats(&mut self, n: usize, low: f32, high: f32) -> Result<Copies<f32>> {
-        let numbers = self.numbers(n, low, high);
-        self.of(&numbers)
+        let mut copies = self.zeros(n)?;
+        for copy in 0..self.copies {
+            copies.get_mut(copy).copy_from_slice(&self.numbers(n, low, high));
+        }
+        Ok(copies)
     }
 
+    /// Zeros, in memory that has been touched: untouched pages all share one page of zeros.
     pub fn zeros<T: Pod>(&mut self, n: usize) -> Result<Copies<T>> {
-        self.of(&vec![T::zeroed(); n])
+        let mut copies = self.untouched(n)?;
+        copies.map.fill(0);
+        Ok(copies)
     }
 
+    /// The same values in each copy.
     pub fn of<T: Pod>(&mut self, values: &[T]) -> Result<Copies<T>> {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let mut copies = self.untouched(values.len())?;
+        for copy in 0..self.copies {
+            copies.get_mut(copy).copy_from_slice(values);
+        }
+        Ok(copies)
+    }
+
+    fn untouched<T: Pod>(&mut self, n: usize) -> Result<Copies<T>> {
         // Maps begin at a page. Were all arrays to begin there, the same elements of several of them would compete for
         // the same lines of a cache, which no allocator's addresses do.
         self.arrays += 1;
-        let (lead, stride) = (self.arrays * 19 % 64 * LINE, bytes.len().next_multiple_of(LINE));
+        let (lead, stride) = (self.arrays * 19 % 64 * LINE, (n * size_of::<T>()).next_multiple_of(LINE));
         self.bytes += stride;
         let len = lead + (stride * self.copies).max(LINE);
         let no_room = |_| Error::OutOfMemory { bytes: len as u128, what: "the inputs of a kernel" };
-        let mut map = MmapMut::map_anon(len).map_err(no_room)?;
+        let map = MmapMut::map_anon(len).map_err(no_room)?;
         #[cfg(target_os = "linux")]
         if len >= HUGE_PAGE {
             let _ = map.advise(memmap2::Advice::HugePage); // as weights have them; where it is refused, small pages do
         }
-        for copy in 0..self.copies {
-            map[lead + copy * stride..][..bytes.len()].copy_from_slice(bytes);
-        }
-        Ok(Copies { map, lead, stride, len: values.len(), element: PhantomData })
+        Ok(Copies { map, lead, stride, len: n, element: PhantomData })
     }
 
     /// Random weights of the size that projections have.
