@@ -3,6 +3,7 @@
 //! run. `doge kernels` measures the same list beside the roofs of the machine, hot and cold.
 
 #[path = "../src/bin/doge/kernels/list/mod.rs"]
+#[allow(dead_code, reason = "the command uses all of it")]
 mod list;
 
 use std::{sync::Arc, time::Duration};

@@ -47,13 +47,13 @@ struct Attention {
     keys: usize,
     out: Copies<f32>,
     q: Copies<f32>,
-    /// [kv_heads][keys][head_dim]
+    /// `[kv_heads][keys][head_dim]`
     k: Copies<f32>,
     v: Copies<f32>,
-    /// [mask_heads][keys]: until the first key is dropped, the rows in order.
+    /// `[mask_heads][keys]`: until the first key is dropped, the rows in order.
     row: Copies<u32>,
     mask: Copies<f32>,
-    /// Of a prompt, [mask_heads][keys]: query p sees the keys up to p.
+    /// Of a prompt, `[mask_heads][keys]`: query p sees the keys up to p.
     seen_from: Copies<u32>,
     seen_until: Copies<u32>,
     tile_begin: Copies<u32>,

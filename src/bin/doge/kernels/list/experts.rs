@@ -45,7 +45,7 @@ const TURNS: usize = 16;
 struct Router {
     expert: Copies<u32>,
     weight: Copies<f32>,
-    /// [TURNS][2 * keys]
+    /// `[TURNS][2 * keys]`
     logits: Copies<f32>,
     turn: usize,
     scratch: Vec<u64>,
