@@ -85,31 +85,61 @@ impl Cpu {
         x: &'a [f32],
         weights: [Matrix<'_>; N],
     ) -> Result<Input<'a>> {
-        let is_int = weights.iter().any(|weight| weight.dtype().is_int());
-        let rounded = self.activations() == Activations::Bf16 && weights.iter().all(|weight| weight.dtype() == Dtype::Bf16);
-        let Some(cols) = weights.first().map(Matrix::cols).filter(|_| is_int || rounded) else { return Ok(x.into()) };
-        for weight in &weights {
-            expect_len("prepare: in_features", weight.cols(), cols)?;
-        }
-        let (rows, needed) = (rows_of("prepare: x", x.len(), cols)?, self.prepared_words(x.len() / cols.max(1), cols));
-        let Some(scratch) = scratch.get_mut(..needed) else {
-            return Err(Error::BadArgument { what: "prepare: scratch", why: format!("holds less than {needed} words") });
-        };
+        let Some(form) = self.form(scratch.len(), x, &weights)? else { return Ok(x.into()) };
+        let cols = form.cols;
         // Bytes from row to row.
-        let (row_kernel, stride) = match is_int {
+        let (row_kernel, stride) = match form.is_int {
             true => (kernel!(self.quantize_row), quantized_row_words(cols).saturating_mul(4)),
             false => (kernel!(self.round_row), cols.saturating_mul(2)),
         };
-        let out = SharedMut::new(scratch);
-        self.over_rows(rows, cols, |begin, end| {
+        let out = SharedMut::new(&mut scratch[..form.words]);
+        self.over_rows(form.rows, cols, |begin, end| {
             for r in begin..end {
                 // SAFETY: row r of x has cols floats, row r of the scratch the bytes of such a row, aligned to 4 or to 2
-                // (checked); pieces are disjoint rows.
+                // (`form`); pieces are disjoint rows.
                 unsafe { row_kernel(out.ptr().cast::<u8>().add(r * stride).cast(), x.as_ptr().add(r * cols), cols) }
             }
         });
-        let rows: &[u32] = scratch;
-        let prepared = if is_int { Prepared::Quantized { rows, cols } } else { Prepared::Rounded { rows, cols } };
-        Ok(Input { x, prepared })
+        Ok(form.input(scratch, x))
+    }
+
+    /// What [`Cpu::prepare`] returned when it was called with this `x`, `scratch` and weights: nothing is computed again.
+    ///
+    /// # Errors
+    /// As [`Cpu::prepare`].
+    pub fn prepared<'a, const N: usize>(&self, scratch: &'a [u32], x: &'a [f32], weights: [Matrix<'_>; N]) -> Result<Input<'a>> {
+        Ok(self.form(scratch.len(), x, &weights)?.map_or(x.into(), |form| form.input(scratch, x)))
+    }
+
+    /// In which form these weights want `x`, if not as it is; checks the lengths.
+    fn form(&self, scratch: usize, x: &[f32], weights: &[Matrix<'_>]) -> Result<Option<Form>> {
+        let is_int = weights.iter().any(|weight| weight.dtype().is_int());
+        let rounded = self.activations() == Activations::Bf16 && weights.iter().all(|weight| weight.dtype() == Dtype::Bf16);
+        let Some(cols) = weights.first().map(Matrix::cols).filter(|_| is_int || rounded) else { return Ok(None) };
+        for weight in weights {
+            expect_len("prepare: in_features", weight.cols(), cols)?;
+        }
+        let (rows, words) = (rows_of("prepare: x", x.len(), cols)?, self.prepared_words(x.len() / cols.max(1), cols));
+        if scratch < words {
+            return Err(Error::BadArgument { what: "prepare: scratch", why: format!("holds less than {words} words") });
+        }
+        Ok(Some(Form { is_int, rows, cols, words }))
+    }
+}
+
+/// A form of x that is not f32: int8 or bf16.
+struct Form {
+    is_int: bool,
+    rows: usize,
+    cols: usize,
+    /// Of scratch.
+    words: usize,
+}
+
+impl Form {
+    fn input<'a>(&self, scratch: &'a [u32], x: &'a [f32]) -> Input<'a> {
+        let (rows, cols) = (&scratch[..self.words], self.cols);
+        let prepared = if self.is_int { Prepared::Quantized { rows, cols } } else { Prepared::Rounded { rows, cols } };
+        Input { x, prepared }
     }
 }

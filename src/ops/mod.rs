@@ -133,8 +133,8 @@ impl Cpu {
     }
 }
 
-/// Elementwise work below this many floats is done before another thread would have noticed it.
-const MIN_FLOATS: usize = 1 << 15;
+/// Elementwise work below this many floats stays on the calling thread: it is done before another would have noticed it.
+pub const MIN_FLOATS: usize = 1 << 15;
 
 /// A pointer that may cross to other threads. Whoever uses it promises that they write to different places.
 #[derive(Clone, Copy)]

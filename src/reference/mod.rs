@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod argmax;
+pub mod close;
 pub mod dynamic_mask_attention;
 pub mod embed;
 pub mod expert_mix;

@@ -3,13 +3,13 @@
 
 pub mod cases;
 pub mod checks;
-pub mod close;
 #[cfg(feature = "cuda")]
 pub mod emulator;
 pub mod guarded;
 
 use std::sync::Arc;
 
+pub use doge_engine::reference::close;
 use doge_engine::{ops::Cpu, pool::Pool, Kernels};
 
 /// One level on `threads` threads.

@@ -20,6 +20,8 @@ pub enum Failure {
     Usage(String),
     /// An input file or stdin cannot be read.
     Input { from: PathBuf, source: io::Error },
+    /// A result is not what the reference says.
+    Wrong { what: String, why: String },
     /// stdout cannot be written to.
     Output(io::Error),
     /// The system refuses something that has nothing to do with the model.
@@ -41,6 +43,7 @@ impl Failure {
             Failure::Output(error) => (1, format!("cannot write to stdout: {error}")),
             Failure::Input { from, source } => (1, format!("{}: {source}", from.display())),
             Failure::System { what, source } => (1, format!("{what}: {source}")),
+            Failure::Wrong { what, why } => (VERIFICATION_FAILED, format!("{what}: {why}")),
             Failure::Usage(why) => (2, why),
             Failure::Model(error) => (3, error.to_string()),
             Failure::Engine(error) if error.is_model_error() => (3, error.to_string()),

@@ -5,14 +5,18 @@ mod chat;
 mod doctor;
 mod engine;
 mod failure;
+mod format;
 mod generate;
 mod host;
 mod inspect;
 mod interrupt;
+mod kernels;
+mod machine;
 mod options;
 mod perplexity;
 mod quantize;
 mod report;
+mod samples;
 mod sampling;
 mod threads;
 mod verify;
@@ -44,6 +48,7 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
+    Kernels(kernels::KernelsArgs),
     Perplexity(perplexity::PerplexityArgs),
 }
 
@@ -69,6 +74,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => quantize::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
     };
     result.unwrap_or_else(|failure| failure.report())

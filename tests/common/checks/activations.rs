@@ -13,7 +13,7 @@ use doge_engine::{
 use super::{
     super::{
         cases::{lengths, Case, Fill, Random},
-        close::{chain, within, Worst, EPS, FUNCTION},
+        close::{activation_budget, chain, within, Worst, EPS, FUNCTION},
         guarded::{Guarded, Painted},
     },
     accepted, f64s, intact, magnitudes,
@@ -101,33 +101,4 @@ pub fn run(cpu: &Cpu, _: Dtype, case: &Case) -> Worst {
         worst = worst.max(answer).max(intact(&name, &gate)).max(values);
     }
     worst
-}
-
-/// What an activation in f32 may be off at x: a count of roundings × the magnitude of the terms of its formula.
-pub fn activation_budget(act: Activation, x: f64) -> f64 {
-    let y = reference::activate(act, x).abs();
-    // e^-x leaves f32 beyond 88: the sigmoid is then below the smallest normal number, and may be 0.
-    let sigmoid_underflow = x.abs().min(128.0) * f64::from(f32::MIN_POSITIVE);
-    // exp of an argument of this size, off by the rounding of the constant and of the product: relative error is its absolute one.
-    let argument = |z: f64| 2.0 * z.abs().min(128.0);
-    match act {
-        Activation::Linear | Activation::Relu => 0.0,
-        Activation::Relu2 => EPS * y,
-        Activation::Sigmoid | Activation::Silu => (FUNCTION + 3.0) * EPS * y + sigmoid_underflow,
-        Activation::QuickGelu => (FUNCTION + 3.0 + argument(1.702 * x)) * EPS * y + sigmoid_underflow,
-        Activation::Tanh => (FUNCTION + 3.0) * EPS * y,
-        // x/2 · (1 + f): the sum's terms are of size |x|.
-        Activation::Gelu | Activation::GeluTanh => (FUNCTION + 4.0) * EPS * x.abs(),
-        Activation::Mish => (2.0 * FUNCTION + 3.0) * EPS * y + sigmoid_underflow,
-    }
-}
-
-/// A bound of an activation's slope between -x and x.
-pub fn activation_slope(act: Activation, x: f64) -> f64 {
-    match act {
-        Activation::Relu2 => 2.0 * x.abs(),
-        Activation::Relu | Activation::Linear | Activation::Sigmoid | Activation::Tanh => 1.0,
-        // silu 1.100, gelu 1.129, quick_gelu 1.100, mish 1.089
-        Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::QuickGelu | Activation::Mish => 1.13,
-    }
 }

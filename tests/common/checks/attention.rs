@@ -2,14 +2,14 @@
 
 use doge_engine::{
     ops::{AttentionHead, AttentionShape, Cpu},
-    reference::dynamic_mask_attention::{dynamic_mask_attention, weights, Key},
+    reference::dynamic_mask_attention::{dynamic_mask_attention, Key},
     Dtype,
 };
 
 use super::{
     super::{
         cases::{Case, Fill, Random},
-        close::{chain, within, Worst, EPS, FUNCTION},
+        close::{attention_budget, within, Worst},
         guarded::{Guarded, Painted},
     },
     accepted, f64s, intact,
@@ -181,31 +181,6 @@ pub fn run(cpu: &Cpu, _: Dtype, case: &Case) -> Worst {
         want.extend(out);
     }
     answer.max(intact("out", &out)).max(within("out", out.get(), &want, |i| budget[i]))
-}
-
-/// A score is a reduction, two more roundings, and its distance to the maximum one more; exp turns the absolute error of
-/// its argument into a relative one of the weight. Then the weighted sum: a chain of as many terms as there are keys, each
-/// rescaled where a new maximum is met; and the same for the denominator.
-fn attention_budget(q: &[f64], kept: &[Key<'_>], scale: f64, out: &[f64], lanes: usize) -> Vec<f64> {
-    let dot = |f: fn(f64) -> f64, k: &[f64]| q.iter().zip(k).map(|(q, k)| f(q * k)).sum::<f64>();
-    let score: Vec<f64> = kept.iter().map(|key| dot(|x| x, key.k) * scale + key.s).collect();
-    let max = score.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let score_error =
-        |key: &Key| EPS * (chain(q.len(), lanes) * dot(f64::abs, key.k) * scale + 2.0 * (dot(f64::abs, key.k) * scale + key.s));
-    // The maximum cancels in the quotient: only its distance from the score is rounded.
-    let relative: Vec<f64> = kept
-        .iter()
-        .zip(&score)
-        .map(|(key, score)| {
-            (score_error(key) + EPS * (max - score).min(128.0)).exp_m1() + EPS * (2.0 * FUNCTION + 2.0 * kept.len() as f64 + 4.0)
-        })
-        .collect();
-    let p = weights(q, kept, scale);
-    (0..out.len())
-        .map(|c| {
-            p.iter().zip(kept).zip(&relative).map(|((p, key), relative)| p * (key.v[c].abs() + out[c].abs()) * relative).sum()
-        })
-        .collect()
 }
 
 /// One query of one head over all rows of `k` and `v`, without lists of who is seen.

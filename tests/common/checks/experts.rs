@@ -9,12 +9,10 @@ use doge_engine::{
 use super::{
     super::{
         cases::{lengths, stored, Case, Fill, Random},
-        close::{chain, exactly, within, Worst, EPS, FUNCTION},
+        close::{activation_budget, activation_slope, chain, exactly, within, Worst, EPS, FUNCTION},
         guarded::{Guarded, GuardedBytes, Painted},
     },
-    accepted,
-    activations::{activation_budget, activation_slope},
-    f64s, intact, magnitudes,
+    accepted, f64s, intact, magnitudes,
 };
 
 /// `n` keys a side, `out` experts wanted, `rows` tokens.

@@ -29,7 +29,7 @@ pub struct Check {
     pub run: fn(&Cpu, Dtype, &Case) -> Worst,
 }
 
-/// See `close.rs`.
+/// See `doge_engine::reference::close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     Exact,

@@ -10,12 +10,15 @@ use doge_engine::{
 };
 
 use super::cost;
-use crate::{failure::Failure, host, options::activations_of};
+use crate::{
+    failure::Failure,
+    host,
+    options::activations_of,
+    samples::{self, Beside},
+};
 
 /// Tokens that a warm-up generates at most: enough for the clocks and the branch predictors.
 const WARM_UP: usize = 16;
-/// Measurements of the roof that differ by more than this tell nothing about a row between them.
-const UNSTEADY: f64 = 0.15;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
@@ -80,20 +83,17 @@ pub struct Row {
     /// Of the matrices; a product and its sum are two.
     pub operations_per_token: f64,
     pub limit: Limit,
-    /// The limit as measured before and after, in bytes or operations a second.
-    pub roofs: [f64; 2],
+    pub roof: Beside,
     pub peak_rss_bytes: Option<u64>,
 }
 
 impl Row {
     pub fn median(&self) -> f64 {
-        median(self.samples.clone())
+        samples::median(self.samples.clone())
     }
 
-    /// Median of the absolute deviations from the median.
     pub fn mad(&self) -> f64 {
-        let middle = self.median();
-        median(self.samples.iter().map(|x| (x - middle).abs()).collect())
+        samples::mad(&self.samples)
     }
 
     /// What the limit limits, of one token.
@@ -105,27 +105,11 @@ impl Row {
     }
 
     pub fn roof_tokens_per_second(&self) -> f64 {
-        (self.roofs[0] + self.roofs[1]) / 2.0 / self.per_token()
+        self.roof.mean() / self.per_token()
     }
 
     pub fn percent_of_roof(&self) -> f64 {
         100.0 * self.median() / self.roof_tokens_per_second()
-    }
-
-    /// The machine changed between the two measurements.
-    pub fn unsteady(&self) -> bool {
-        let [before, after] = self.roofs;
-        (before - after).abs() > UNSTEADY * (before + after) / 2.0
-    }
-}
-
-fn median(mut x: Vec<f64>) -> f64 {
-    x.sort_by(f64::total_cmp);
-    let middle = x.len() / 2;
-    match x.len() {
-        0 => f64::NAN,
-        n if n % 2 == 0 => (x[middle - 1] + x[middle]) / 2.0,
-        _ => x[middle],
     }
 }
 
@@ -207,7 +191,7 @@ impl Bench {
                 Test::Prompt(_) if on_device.is_none() => Limit::Arithmetic,
                 _ => Limit::Bandwidth,
             },
-            roofs: [before, after],
+            roof: Beside { before, after },
             peak_rss_bytes: peak_rss,
         })
     }

@@ -1,7 +1,6 @@
 //! `doge bench`
 
 mod cost;
-mod machine;
 mod measure;
 mod table;
 
@@ -17,6 +16,7 @@ use doge_engine::{
 use crate::{
     engine::Source,
     failure::Failure,
+    format::Format,
     host,
     options::{ActivationsWord, ModelOptions},
     report,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 use measure::{Bench, Test};
-use table::{Format, Table};
+use table::Table;
 
 /// What is measured if nobody says what: the sizes whose speed the model cards give.
 const CARDS: [(&str, f64); 4] = [("20m", 142.0), ("60m", 62.0), ("160m", 28.0), ("320m", 16.0)];
@@ -141,7 +141,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             let model = device.place(Model::new(checkpoint))?;
             for &(kernels, asked, form) in &runners {
                 bench.rows(&name, &model, &asked.cpu(&model, kernels, form)?, &mut |row| {
-                    if !args.quiet && row.unsteady() {
+                    if !args.quiet && row.roof.unsteady() {
                         report::note(format_args!("{} {}: the machine's own speed changed during the row", row.model, row.test));
                     }
                     table.row(row)

@@ -1,22 +1,13 @@
 //! Rows as Markdown, CSV or JSON.
 
-use std::io::{stdout, Write};
-
 use serde_json::{json, Value};
 
-use super::{
-    machine,
-    measure::{Limit, Row},
+use super::measure::{Limit, Row};
+use crate::{
+    failure::Failure,
+    format::{print, quoted, Format},
+    machine, report, version,
 };
-use crate::{failure::Failure, report, version};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    Md,
-    Csv,
-    Json,
-    Jsonl,
-}
 
 const CSV: &str =
     "model,dtype,activations,isa,instruction,threads,test,depth,tokens_per_second,mad,samples,bytes_per_token,operations_per_token,\
@@ -70,7 +61,7 @@ impl Table {
     }
 
     fn markdown(&self, row: &Row) -> String {
-        let (mark, roof) = (if row.unsteady() { "~" } else { "" }, roof(row));
+        let (mark, roof) = (if row.roof.unsteady() { "~" } else { "" }, roof(row));
         let (mb, gb) = (row.bytes_per_token / 1e6, gigabytes_per_second(row));
         let digits = match row.median() {
             rate if rate < 100.0 => 2,
@@ -99,7 +90,6 @@ impl Table {
     }
 
     fn csv(&self, row: &Row) -> String {
-        let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
         let samples: Vec<String> = row.samples.iter().map(f64::to_string).collect();
         [
             quoted(&row.model),
@@ -119,7 +109,7 @@ impl Table {
             quoted(&roof(row)),
             row.roof_tokens_per_second().to_string(),
             row.percent_of_roof().to_string(),
-            (!row.unsteady()).to_string(),
+            (!row.roof.unsteady()).to_string(),
             row.peak_rss_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
             quoted(self.machine["cpu"].as_str().unwrap_or_default()),
             version::COMMIT.unwrap_or_default().to_string(),
@@ -150,9 +140,9 @@ impl Table {
             "percent_of_roof": row.percent_of_roof(),
             "roof": {
                 "of": kind,
-                "per_second_before": row.roofs[0],
-                "per_second_after": row.roofs[1],
-                "steady": !row.unsteady(),
+                "per_second_before": row.roof.before,
+                "per_second_after": row.roof.after,
+                "steady": !row.roof.unsteady(),
             },
             "peak_rss_bytes": row.peak_rss_bytes,
             "machine": self.machine,
@@ -172,14 +162,9 @@ fn gigabytes_per_second(row: &Row) -> f64 {
 
 /// The roof in words: `41.2 GB/s`, or `498 GOP/s`.
 fn roof(row: &Row) -> String {
-    let mean = (row.roofs[0] + row.roofs[1]) / 2e9;
+    let mean = row.roof.mean() / 1e9;
     match row.limit {
         Limit::Bandwidth => format!("{mean:.1} GB/s"),
         Limit::Arithmetic => format!("{mean:.0} GOP/s"),
     }
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::Output)
 }

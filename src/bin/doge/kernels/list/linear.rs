@@ -1,0 +1,235 @@
+//! gemv (one row of x) and gemm (more) in every format, and the rows they want: round_row, quantize_row. And embed_row, which
+//! reads the same matrices.
+
+use doge_engine::{
+    matrix_bytes,
+    ops::{Activations, Cpu, MIN_FLOATS},
+    reference::{
+        close::{chain, exactly, within, Worst, EPS},
+        embed::widen,
+        linear::linear,
+        quantized::{linear_int, quantize_row},
+    },
+    Dtype, Layout, Matrix, Result,
+};
+use half::bf16;
+
+use super::{
+    f64s, magnitudes,
+    store::{strip, Copies, Store, Weights},
+    Cost, Entry, Job, Shape, BLOCK, SOME,
+};
+
+/// Rows of a tile: outputs that are checked together.
+const TILE: usize = 16;
+
+fn layout(dtype: Dtype) -> Layout {
+    if dtype.is_int() {
+        Layout::Tiles
+    } else {
+        Layout::Rows
+    }
+}
+
+/// Bytes of a matrix that will be made.
+fn bytes(dtype: Dtype, rows: usize, cols: usize) -> usize {
+    matrix_bytes(dtype, layout(dtype), rows, cols).unwrap_or(usize::MAX)
+}
+
+pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
+    let Shape { hidden: h, intermediate: i, vocab, .. } = *shape;
+    // up and gate, down, the head
+    for (cols, outputs) in [(h, i), (i, h), (h, vocab)] {
+        for dtype in Dtype::ALL {
+            out.extend(products(dtype, 1, cols, outputs, (cols, outputs) != (i, h)));
+        }
+    }
+    for (rows, cols, outputs) in [(32, h, i), (BLOCK, h, i), (BLOCK, i, h)] {
+        for dtype in Dtype::ALL {
+            out.extend(products(dtype, rows, cols, outputs, (rows, cols) == (BLOCK, h)));
+        }
+    }
+    for rows in [1, SOME, BLOCK] {
+        for (op, dtype, activations) in
+            [("round_row", Dtype::Bf16, Activations::Bf16), ("quantize_row", Dtype::Int8, Activations::F32)]
+        {
+            let cost = Cost { bytes: rows * (4 * h + prepared_bytes(dtype, activations, h)), operations: 2 * rows * h };
+            let make = Box::new(move |store: &mut Store, cpu: &Cpu| Prepare::make(store, cpu, dtype, rows, h));
+            let entry = Entry::new(op, Dtype::F32, format!("{rows}x{h}"), cost, make);
+            out.push(Entry { activations, alone: rows * h < MIN_FLOATS, main: rows == 1, ..entry });
+        }
+        for dtype in Dtype::ALL {
+            let cost = Cost { bytes: rows * (bytes(dtype, TILE, h) / TILE + 4 * h), operations: 0 };
+            let make = Box::new(move |store: &mut Store, _: &Cpu| Embed::make(store, dtype, rows, h));
+            let entry = Entry::new("embed_row", dtype, format!("{rows}x{h}"), cost, make);
+            out.push(Entry { alone: rows * h < MIN_FLOATS, main: rows == 1, ..entry });
+        }
+    }
+}
+
+/// The entries of weights of this format: bf16 weights meet x in two forms.
+fn products(dtype: Dtype, rows: usize, cols: usize, outputs: usize, main: bool) -> impl Iterator<Item = Entry> {
+    let ops = match (dtype, rows) {
+        (Dtype::Bf16, 1) => vec![("gemv", Activations::F32), ("gemv_bf16", Activations::Bf16)],
+        (Dtype::Bf16, _) => vec![("gemm", Activations::F32), ("gemm_bf16", Activations::Bf16)],
+        (Dtype::Int8 | Dtype::Int4, 1) => vec![("gemv_int", Activations::F32)],
+        (Dtype::Int8 | Dtype::Int4, _) => vec![("gemm_int", Activations::F32)],
+        (_, 1) => vec![("gemv", Activations::F32)],
+        _ => vec![("gemm", Activations::F32)],
+    };
+    ops.into_iter().map(move |(op, activations)| {
+        let name = if rows == 1 { format!("{cols}x{outputs}") } else { format!("{rows}x{cols}x{outputs}") };
+        let x = rows * prepared_bytes(dtype, activations, cols);
+        let cost = Cost { bytes: bytes(dtype, outputs, cols) + x + 4 * rows * outputs, operations: 2 * rows * cols * outputs };
+        let make = Box::new(move |store: &mut Store, cpu: &Cpu| Linear::make(store, cpu, dtype, [rows, cols, outputs]));
+        Entry { activations, main, ..Entry::new(op, dtype, name, cost, make) }
+    })
+}
+
+/// Bytes of a row of x as the kernels of these weights read it.
+fn prepared_bytes(dtype: Dtype, activations: Activations, cols: usize) -> usize {
+    match (dtype, activations) {
+        (Dtype::Int8 | Dtype::Int4, _) => cols.div_ceil(64) * 80, // quants, a scale and an offset for each 32
+        (Dtype::Bf16, Activations::Bf16) => 2 * cols,
+        _ => 4 * cols,
+    }
+}
+
+struct Linear {
+    weight: Weights,
+    x: Copies<f32>,
+    /// x as the weights want it, if not as it is.
+    prepared: Copies<u32>,
+    out: Copies<f32>,
+}
+
+impl Linear {
+    fn make(store: &mut Store, cpu: &Cpu, dtype: Dtype, [rows, cols, outputs]: [usize; 3]) -> Result<Box<dyn Job>> {
+        let weight = store.weights(dtype, layout(dtype), outputs, cols)?;
+        let as_it_is = prepared_bytes(dtype, cpu.activations(), cols) == 4 * cols;
+        let words = if as_it_is { 0 } else { cpu.prepared_words(rows, cols) };
+        let (x, mut prepared) = (store.floats(rows * cols, -1.0, 1.0)?, store.zeros(words)?);
+        for copy in 0..store.copies() {
+            cpu.prepare(prepared.get_mut(copy), x.get(copy), [weight.get(copy)])?;
+        }
+        Ok(Box::new(Linear { weight, x, prepared, out: store.zeros(rows * outputs)? }))
+    }
+
+    /// The reference of one row and some outputs, and what each may be off.
+    fn reference(&self, cpu: &Cpu, weight: Matrix<'_>, x: &[f32]) -> (Vec<f64>, Vec<f64>) {
+        let (cols, outputs, lanes) = (weight.cols(), weight.rows(), cpu.kernels().lanes());
+        if weight.dtype().is_int() {
+            let (want, terms) = linear_int(weight, &quantize_row(x), None);
+            // The dot products are exact: a fold of the groups, and what multiplies the scales.
+            let c = cols.div_ceil(32) as f64 + 4.0;
+            return (want, terms.iter().map(|terms| c * EPS * terms).collect());
+        }
+        let rounds = cpu.activations() == Activations::Bf16 && weight.dtype() == Dtype::Bf16;
+        let x: Vec<f32> = x.iter().map(|&x| if rounds { bf16::from_f32(x).to_f32() } else { x }).collect();
+        let wide = widen(weight);
+        let terms = linear(&magnitudes(&wide), &f64s(&magnitudes(&x)), None, outputs);
+        // The dot instruction takes denormals for zero.
+        let flushed = if rounds { 2.0 * cols as f64 * f64::from(f32::MIN_POSITIVE) } else { 0.0 };
+        let budget = terms.iter().map(|terms| chain(cols, lanes) * EPS * terms + flushed).collect();
+        (linear(&wide, &f64s(&x), None, outputs), budget)
+    }
+}
+
+impl Job for Linear {
+    fn run(&mut self, cpu: &Cpu, copy: usize) -> Result<()> {
+        let weight = self.weight.get(copy);
+        let x = cpu.prepared(self.prepared.get(copy), self.x.get(copy), [weight])?;
+        cpu.linear(self.out.get_mut(copy), weight, x, None)
+    }
+
+    fn check(&mut self, cpu: &Cpu) -> Result<Worst> {
+        self.run(cpu, 0)?;
+        let (weight, x, out) = (self.weight.get(0), self.x.get(0), self.out.get(0));
+        let (cols, outputs) = (weight.cols(), weight.rows());
+        let (rows, strips) = (x.len() / cols, outputs / TILE);
+        let mut worst = Worst::default();
+        for row in [0, rows / 2, rows - 1] {
+            for begin in [0, strips / 2, strips - 1].map(|strip| strip * TILE) {
+                let (want, budget) = self.reference(cpu, strip(&weight, begin, TILE), &x[row * cols..][..cols]);
+                let got = &out[row * outputs + begin..][..TILE];
+                worst = worst.max(within(&format!("out[{row}][{begin}..]"), got, &want, |i| budget[i]));
+            }
+        }
+        Ok(worst)
+    }
+}
+
+/// round_row or quantize_row, as `Cpu::prepare` asks for them.
+struct Prepare {
+    /// One row of weights for `Cpu::prepare` to see.
+    weight: Weights,
+    x: Copies<f32>,
+    prepared: Copies<u32>,
+}
+
+impl Prepare {
+    fn make(store: &mut Store, cpu: &Cpu, dtype: Dtype, rows: usize, cols: usize) -> Result<Box<dyn Job>> {
+        let x = store.floats(rows * cols, -1.0, 1.0)?;
+        let prepared = store.zeros(cpu.prepared_words(rows, cols))?;
+        Ok(Box::new(Prepare { weight: store.weights(dtype, layout(dtype), 1, cols)?, x, prepared }))
+    }
+}
+
+impl Job for Prepare {
+    fn run(&mut self, cpu: &Cpu, copy: usize) -> Result<()> {
+        let x = cpu.prepare(self.prepared.get_mut(copy), self.x.get(copy), [self.weight.get(copy)])?;
+        std::hint::black_box(&x);
+        Ok(())
+    }
+
+    fn check(&mut self, cpu: &Cpu) -> Result<Worst> {
+        self.run(cpu, 0)?;
+        let (cols, got) = (self.weight.get(0).cols(), self.prepared.get(0));
+        let mut worst = Worst::default();
+        for (r, x) in self.x.get(0).chunks_exact(cols).enumerate() {
+            if cpu.activations() == Activations::Bf16 {
+                let want: Vec<u16> = x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
+                let got: &[u16] = bytemuck::cast_slice(got);
+                worst = worst.max(exactly("rounded row", &got[r * cols..][..cols], &want));
+            } else {
+                let (want, words) = (quantize_row(x), cols.div_ceil(64) * 20);
+                let row = &got[r * words..][..words];
+                let (quants, rest) = row.split_at(want.q.len() / 4);
+                worst = worst
+                    .max(exactly("quants", bytemuck::cast_slice::<_, i8>(quants), &want.q))
+                    .max(exactly("scales", bytemuck::cast_slice::<_, f32>(&rest[..want.scale.len()]), &want.scale))
+                    .max(exactly("offsets", bytemuck::cast_slice::<_, i32>(&rest[want.scale.len()..]), &want.offset));
+            }
+        }
+        Ok(worst)
+    }
+}
+
+struct Embed {
+    table: Weights,
+    ids: Copies<u32>,
+    out: Copies<f32>,
+}
+
+impl Embed {
+    fn make(store: &mut Store, dtype: Dtype, rows: usize, cols: usize) -> Result<Box<dyn Job>> {
+        // As many rows as ids, or all copies together would be larger than what a call reads of them.
+        let table_rows = if dtype.is_int() { rows.next_multiple_of(TILE) } else { rows };
+        let ids: Vec<u32> = (0..rows).map(|_| store.below(table_rows) as u32).collect();
+        let (table, ids) = (store.weights(dtype, layout(dtype), table_rows, cols)?, store.of(&ids)?);
+        Ok(Box::new(Embed { table, ids, out: store.zeros(rows * cols)? }))
+    }
+}
+
+impl Job for Embed {
+    fn run(&mut self, cpu: &Cpu, copy: usize) -> Result<()> {
+        cpu.embed(self.out.get_mut(copy), self.table.get(copy), self.ids.get(copy))
+    }
+
+    fn check(&mut self, cpu: &Cpu) -> Result<Worst> {
+        self.run(cpu, 0)?;
+        let (wide, cols) = (widen(self.table.get(0)), self.table.get(0).cols());
+        let want: Vec<f32> = self.ids.get(0).iter().flat_map(|&id| &wide[id as usize * cols..][..cols]).copied().collect();
+        Ok(exactly("out", self.out.get(0), &want))
+    }
+}

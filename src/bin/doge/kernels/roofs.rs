@@ -1,0 +1,116 @@
+//! What a row is held against: how fast the level that holds its data can be read, how fast its instruction multiplies.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use doge_engine::{
+    ops::{Cpu, PeakKind},
+    pool::Pool,
+    roof::Roof,
+    Result,
+};
+
+use crate::host;
+
+/// A measurement this young still tells about now: a row's last one is the next row's first.
+const FRESH: Duration = Duration::from_millis(1500);
+/// Less than this of each thread's share measures how long a loop takes to start.
+const LEAST_SHARE: usize = 8 << 10;
+/// Where the system tells nothing about its caches.
+const UNKNOWN_CACHE: usize = 64 << 20;
+
+/// What limits a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// Bytes a second, of a working set of this size.
+    Reading { bytes: usize },
+    /// Operations a second.
+    Arithmetic(PeakKind),
+}
+
+/// Measures roofs with the kernels and threads of one [`Cpu`], and remembers them for a while.
+pub struct Roofs {
+    /// With a buffer as long as it has to be so far.
+    roof: Roof,
+    cpu: Cpu,
+    measured: HashMap<Limit, (Instant, f64)>,
+}
+
+impl Roofs {
+    pub fn new(cpu: &Cpu) -> Result<Self> {
+        Ok(Roofs { roof: Roof::new(cpu, 0)?, cpu: cpu.clone(), measured: HashMap::new() })
+    }
+
+    /// The limit of work that reads and writes `bytes` of a working set of `working_set` bytes, and does `operations`: what takes
+    /// longer at best, by the last figures there are.
+    pub fn limit(&mut self, bytes: usize, working_set: usize, operations: usize, kind: PeakKind) -> Result<Limit> {
+        let least = LEAST_SHARE * self.cpu.threads();
+        let (reading, arithmetic) = (Limit::Reading { bytes: working_set.max(least) }, Limit::Arithmetic(kind));
+        let (bandwidth, peak) = (self.any(reading)?, self.any(arithmetic)?);
+        Ok(if operations as f64 / peak > bytes as f64 / bandwidth { arithmetic } else { reading })
+    }
+
+    /// The last figure, however old.
+    pub fn any(&mut self, limit: Limit) -> Result<f64> {
+        match self.measured.get(&limit) {
+            Some(&(_, figure)) => Ok(figure),
+            None => self.now(limit),
+        }
+    }
+
+    /// A figure of just now.
+    pub fn fresh(&mut self, limit: Limit) -> Result<f64> {
+        match self.measured.get(&limit) {
+            Some(&(at, figure)) if at.elapsed() < FRESH => Ok(figure),
+            _ => self.now(limit),
+        }
+    }
+
+    /// A new figure.
+    pub fn now(&mut self, limit: Limit) -> Result<f64> {
+        let figure = match limit {
+            Limit::Reading { bytes } => {
+                if self.roof.buffer_bytes() < bytes {
+                    self.roof = Roof::new(&self.cpu, bytes)?;
+                }
+                self.roof.read_bandwidth(bytes)
+            }
+            Limit::Arithmetic(kind) => self.roof.peak(kind).operations_per_second,
+        };
+        self.measured.insert(limit, (Instant::now(), figure));
+        Ok(figure)
+    }
+
+    /// What this level multiplies with.
+    pub fn instruction(&self, kind: PeakKind) -> &'static str {
+        self.roof.peak_instruction(kind)
+    }
+}
+
+/// The caches that hold data, smallest first, each with what `threads` threads have of it together: L1 and L2 are a core's own.
+pub fn caches(threads: usize) -> Vec<(String, usize)> {
+    let data = host::caches().into_iter().filter(|(name, _)| !name.ends_with('i'));
+    let of_all = |(name, bytes): (String, u64)| {
+        let own = name.starts_with("L1") || name.starts_with("L2");
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        (name.trim_end_matches('d').to_string(), if own { bytes.saturating_mul(threads) } else { bytes })
+    };
+    data.map(of_all).collect()
+}
+
+/// The cache that holds a working set, or `memory`.
+pub fn level(working_set: usize, threads: usize) -> String {
+    let caches = caches(threads);
+    if caches.is_empty() {
+        return "reading".into(); // nobody says from where
+    }
+    caches.into_iter().find(|(_, bytes)| working_set <= *bytes).map_or("memory".into(), |(name, _)| name)
+}
+
+/// A working set that no cache holds a good part of.
+pub fn beyond_the_caches() -> usize {
+    let largest = caches(Pool::default_threads()).into_iter().map(|(_, bytes)| bytes).max();
+    largest.unwrap_or(UNKNOWN_CACHE).saturating_mul(4)
+}

@@ -1,0 +1,248 @@
+//! Rows as Markdown, CSV or JSON.
+
+use serde_json::{json, Value};
+
+use super::{
+    compare::{Baseline, Change},
+    measure::Row,
+    roofs::Limit,
+};
+use crate::{
+    failure::Failure,
+    format::{print, quoted, Format},
+    machine, report,
+    samples::mad,
+    version,
+};
+
+const CSV: &str = "op,dtype,isa,shape,mode,threads,seconds,mad,samples,bytes,operations,gb_per_second,gop_per_second,\
+    operations_per_byte,working_set_bytes,limit,roof,roof_seconds,percent_of_roof,roof_steady,cycles,instructions,cache_misses,\
+    was_seconds,change,noise,slower,cpu,commit,version";
+
+pub struct Table {
+    format: Format,
+    counts: bool,
+    baseline: Option<Baseline>,
+    machine: Value,
+    rows: Vec<Row>,
+    json: Vec<Value>,
+    /// Rows that the baseline has, and those of them that are slower.
+    found: usize,
+    slower: Vec<String>,
+}
+
+impl Table {
+    pub fn new(format: Format, counts: bool, baseline: Option<Baseline>) -> Self {
+        let (rows, json, slower) = (Vec::new(), Vec::new(), Vec::new());
+        Table { format, counts, baseline, machine: machine::machine(), rows, json, found: 0, slower }
+    }
+
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub fn begin(&self) -> Result<(), Failure> {
+        match self.format {
+            Format::Md => {
+                let mut columns = vec!["op", "dtype", "isa", "shape", "mode", "threads", "time", "± MAD", "KB", "GB/s", "GOP/s"];
+                columns.extend(["op/B", "% of roof", "roof"]);
+                if self.counts {
+                    columns.extend(["cycles", "instr./cycle", "cache misses"]);
+                }
+                if self.baseline.is_some() {
+                    columns.extend(["was", "change", "noise"]);
+                }
+                let line =
+                    |name: &&str| if ["op", "dtype", "isa", "shape", "mode", "roof"].contains(name) { "---|" } else { "---:|" };
+                print(&format!("| {} |\n|{}", columns.join(" | "), columns.iter().map(line).collect::<String>()))
+            }
+            Format::Csv => print(CSV),
+            Format::Json | Format::Jsonl => Ok(()),
+        }
+    }
+
+    /// Is it slower than in the run it is compared with?
+    pub fn is_slower(&self, row: &Row) -> bool {
+        self.baseline.as_ref().and_then(|baseline| baseline.beside(row)).is_some_and(|change| change.slower)
+    }
+
+    pub fn row(&mut self, row: Row) -> Result<(), Failure> {
+        let change = self.baseline.as_ref().and_then(|baseline| baseline.beside(&row));
+        if let Some(change) = change {
+            self.found += 1;
+            if change.slower {
+                let name = format!("{}/{}/{}/{} {}", row.op, row.dtype, row.isa, row.shape, row.mode.name());
+                self.slower.push(format!("{name}: {:+.1} %, noise {:.1} %", 100.0 * change.change, 100.0 * change.noise));
+            }
+        }
+        match self.format {
+            Format::Md => print(&self.markdown(&row, change))?,
+            Format::Csv => print(&self.csv(&row, change))?,
+            Format::Json => self.json.push(self.json(&row, change)),
+            Format::Jsonl => print(&self.json(&row, change).to_string())?,
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// Ends the table; has a kernel become slower?
+    pub fn end(self, quiet: bool) -> Result<bool, Failure> {
+        if self.format == Format::Json {
+            print(&format!("{:#}", Value::Array(self.json)))?;
+        }
+        if self.baseline.is_some() && self.found == 0 {
+            return Err(Failure::Usage("--compare: the file has none of these rows".into()));
+        }
+        if self.baseline.is_some() && !quiet {
+            report::note(format_args!("{} of {} rows compared, {} slower", self.found, self.rows.len(), self.slower.len()));
+        }
+        self.slower.iter().for_each(|row| report::error(&format!("slower: {row}")));
+        Ok(!self.slower.is_empty())
+    }
+
+    fn markdown(&self, row: &Row, change: Option<Change>) -> String {
+        let mark = if row.roof.unsteady() { "~" } else { "" };
+        let mut line = format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {:.1} % | {:.1} | {:.1} | {:.1} | {:.2} | {mark}{:.1} | {} |",
+            row.op,
+            row.dtype,
+            row.isa,
+            row.shape,
+            row.mode.name(),
+            row.threads,
+            time(row.median()),
+            100.0 * mad(&row.samples) / row.median(),
+            row.bytes as f64 / 1e3,
+            row.gigabytes_per_second(),
+            row.gigaoperations_per_second(),
+            row.intensity(),
+            row.percent_of_roof(),
+            roof(row),
+        );
+        if self.counts {
+            line += &match row.counts {
+                Some(c) => format!(" {:.0} | {:.2} | {:.1} |", c.cycles, c.instructions / c.cycles, c.cache_misses),
+                None => " | | |".into(),
+            };
+        }
+        if self.baseline.is_some() {
+            line += &match change {
+                Some(c) => {
+                    let mark = if c.slower { "**slower** " } else { "" };
+                    format!(" {} | {mark}{:+.1} % | {:.1} % |", time(c.was), 100.0 * c.change, 100.0 * c.noise)
+                }
+                None => " | new | |".into(),
+            };
+        }
+        line
+    }
+
+    fn csv(&self, row: &Row, change: Option<Change>) -> String {
+        let samples: Vec<String> = row.samples.iter().map(f64::to_string).collect();
+        let counts = row.counts.map_or([None; 3], |c| [c.cycles, c.instructions, c.cache_misses].map(Some));
+        let changes = change.map_or([None; 3], |c| [c.was, c.change, c.noise].map(Some));
+        let optional = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
+        let mut fields = vec![
+            row.op.to_string(),
+            row.dtype.to_string(),
+            row.isa.to_string(),
+            row.shape.clone(),
+            row.mode.name().to_string(),
+            row.threads.to_string(),
+            row.median().to_string(),
+            mad(&row.samples).to_string(),
+            samples.join(" "),
+            row.bytes.to_string(),
+            row.operations.to_string(),
+            row.gigabytes_per_second().to_string(),
+            row.gigaoperations_per_second().to_string(),
+            row.intensity().to_string(),
+            row.working_set.to_string(),
+            limit(row).to_string(),
+            quoted(&roof(row)),
+            row.roof_seconds().to_string(),
+            row.percent_of_roof().to_string(),
+            (!row.roof.unsteady()).to_string(),
+        ];
+        fields.extend(counts.into_iter().chain(changes).map(optional));
+        fields.push(change.map(|c| c.slower.to_string()).unwrap_or_default());
+        fields.push(quoted(self.machine["cpu"].as_str().unwrap_or_default()));
+        fields.push(version::COMMIT.unwrap_or_default().to_string());
+        fields.push(env!("CARGO_PKG_VERSION").to_string());
+        fields.join(",")
+    }
+
+    fn json(&self, row: &Row, change: Option<Change>) -> Value {
+        let mut object = json!({
+            "op": row.op,
+            "dtype": row.dtype,
+            "isa": row.isa,
+            "shape": row.shape,
+            "mode": row.mode.name(),
+            "threads": row.threads,
+            "seconds": {"median": row.median(), "mad": mad(&row.samples), "samples": row.samples},
+            "bytes": row.bytes,
+            "operations": row.operations,
+            "gb_per_second": row.gigabytes_per_second(),
+            "gop_per_second": row.gigaoperations_per_second(),
+            "operations_per_byte": row.intensity(),
+            "working_set_bytes": row.working_set,
+            "roof_seconds": row.roof_seconds(),
+            "percent_of_roof": row.percent_of_roof(),
+            "roof": {
+                "of": limit(row),
+                "name": row.roof_name,
+                "per_second_before": row.roof.before,
+                "per_second_after": row.roof.after,
+                "steady": !row.roof.unsteady(),
+            },
+            "counts": row.counts.map(|c| {
+                json!({
+                    "cycles": c.cycles,
+                    "instructions": c.instructions,
+                    "instructions_per_cycle": c.instructions / c.cycles,
+                    "cache_misses": c.cache_misses,
+                })
+            }),
+            "machine": self.machine,
+            "commit": version::COMMIT,
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        if let Some(c) = change {
+            object["compared"] = json!({"was_seconds": c.was, "change": c.change, "noise": c.noise, "slower": c.slower});
+        }
+        object
+    }
+}
+
+fn limit(row: &Row) -> &'static str {
+    match row.limit {
+        Limit::Reading { .. } => "bytes",
+        Limit::Arithmetic(_) => "operations",
+    }
+}
+
+/// The roof in words: `41.2 GB/s memory`, or `498 GOP/s vfmadd zmm`.
+fn roof(row: &Row) -> String {
+    let (mean, name) = (row.roof.mean() / 1e9, &row.roof_name);
+    match row.limit {
+        Limit::Reading { .. } => format!("{mean:.1} GB/s {name}"),
+        Limit::Arithmetic(_) => format!("{mean:.0} GOP/s {name}"),
+    }
+}
+
+/// Three digits and a unit.
+fn time(seconds: f64) -> String {
+    let (x, unit) = match seconds {
+        s if s < 1e-6 => (s * 1e9, "ns"),
+        s if s < 1e-3 => (s * 1e6, "µs"),
+        s if s < 1.0 => (s * 1e3, "ms"),
+        s => (s, "s"),
+    };
+    let digits = match x {
+        x if x < 10.0 => 2,
+        x if x < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{x:.digits$} {unit}")
+}

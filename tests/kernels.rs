@@ -1,0 +1,191 @@
+//! The list of kernels against the kernel table, and `doge kernels` as a user's shell sees it.
+#![cfg(feature = "cli")]
+
+mod common;
+#[path = "../src/bin/doge/kernels/list/mod.rs"]
+#[allow(dead_code, reason = "the command times what is only run here")]
+mod list;
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::{Command, Output},
+};
+
+use common::checks::CHECKS;
+use doge_engine::model::family;
+use serde_json::Value;
+
+fn doge(args: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_doge")).args(args.split(' ')).env_remove("DOGE_ISA").output().unwrap()
+}
+
+fn stdout(args: &str) -> String {
+    let output = doge(args);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Those that measure the machine have nothing to be measured beside.
+const ROOFS: [&str; 2] = ["read_words", "peak"];
+
+/// A kernel enters the table together with its check (tests/kernel_matrix.rs) and its entry here.
+#[test]
+fn every_pointer_of_the_table_has_its_entry() {
+    let entries = list::entries(list::PRESET).unwrap();
+    for main in [true, false] {
+        let of = |op: &'static str| {
+            let (_, kernels) =
+                list::KERNELS.iter().find(|(name, _)| *name == op).unwrap_or_else(|| panic!("{op} is no word of the list"));
+            kernels.iter().copied()
+        };
+        let listed: BTreeSet<(&str, &str)> = entries
+            .iter()
+            .filter(|entry| entry.main || !main)
+            .flat_map(|entry| of(entry.op).map(|kernel| (kernel, entry.dtype.name())))
+            .collect();
+        let table: BTreeSet<(&str, &str)> = CHECKS
+            .iter()
+            .filter(|check| !ROOFS.contains(&check.op))
+            .flat_map(|check| check.dtypes.iter().map(|dtype| (check.op, dtype.name())))
+            .collect();
+        assert_eq!(listed, table, "the list (left) and the kernel table");
+    }
+}
+
+/// Entries of one operation and format differ in their shapes, for every member of the family.
+#[test]
+fn ids_are_names() {
+    for preset in family::names() {
+        let entries = list::entries(preset).unwrap();
+        let ids: BTreeSet<String> = entries.iter().map(|e| format!("{}/{}/{}", e.op, e.dtype, e.shape)).collect();
+        assert_eq!(ids.len(), entries.len(), "{preset}");
+        assert!(entries.iter().all(|e| e.cost.bytes > 0 && !e.shape.contains(['/', ','])), "{preset}");
+    }
+}
+
+/// Every entry of the smallest model with experts on every level, and each copy can run.
+#[test]
+fn every_entry_is_right() {
+    for cpu in common::cpus(2) {
+        for entry in list::entries("20m-moe").unwrap() {
+            let (cpu, id) = (entry.cpu(&cpu), entry.id(&cpu));
+            let mut job = entry.make(&mut list::Store::new(2), &cpu).unwrap();
+            job.run(&cpu, 1).unwrap();
+            let worst = job.check(&cpu).unwrap();
+            assert!(worst.passed(), "{id}: {}", worst.what);
+        }
+    }
+}
+
+/// A few rows of each kind, in as little time as can be.
+const ROWS: &str = "kernels --op rms_norm,gemv --dtype f32,int8 --preset 20m --shape 1x256,256x512 -r 3 -t 2 -q -o";
+
+fn check_row(row: &Value, mode: &str) {
+    let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row}"));
+    assert_eq!(row["mode"], mode);
+    let seconds = &row["seconds"];
+    let mut samples: Vec<f64> = seconds["samples"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    samples.sort_by(f64::total_cmp);
+    assert_eq!((samples.len(), seconds["median"].as_f64()), (3, Some(samples[1])), "{seconds}");
+    let close = |got: f64, want: f64| (got / want - 1.0).abs() < 1e-9;
+    assert!(close(number("gb_per_second"), number("bytes") / samples[1] / 1e9), "{row}");
+    assert!(close(number("gop_per_second"), number("operations") / samples[1] / 1e9), "{row}");
+    assert!(close(number("operations_per_byte"), number("operations") / number("bytes")), "{row}");
+    assert!(close(number("percent_of_roof"), 100.0 * number("roof_seconds") / samples[1]), "{row}");
+    let roof = |key: &str| row["roof"][key].as_f64().unwrap();
+    let amount = if row["roof"]["of"] == "bytes" { number("bytes") } else { number("operations") };
+    assert!(close(number("roof_seconds"), amount / (roof("per_second_before") + roof("per_second_after")) * 2.0), "{row}");
+    assert!(number("working_set_bytes") >= number("bytes"), "{row}");
+    assert!(row["machine"].get("cpu").is_some() && row.get("counts").is_some() && row.get("commit").is_some());
+}
+
+#[test]
+fn rows_are_complete_in_every_output() {
+    let rows: Value = serde_json::from_str(&stdout(&format!("{ROWS} json"))).unwrap();
+    let names: Vec<String> =
+        rows.as_array().unwrap().iter().map(|row| format!("{} {} {}", row["op"], row["dtype"], row["shape"])).collect();
+    let both = ["\"rms_norm\" \"f32\" \"1x256\"", "\"gemv\" \"f32\" \"256x512\"", "\"gemv_int\" \"int8\" \"256x512\""];
+    assert_eq!(names, both.repeat(2));
+    rows.as_array().unwrap().iter().enumerate().for_each(|(i, row)| check_row(row, if i < 3 { "hot" } else { "cold" }));
+    // A single row of rms_norm is the calling thread's.
+    assert_eq!((&rows[0]["threads"], &rows[1]["threads"]), (&1.into(), &2.into()));
+
+    let jsonl = stdout(&format!("{ROWS} jsonl --mode hot"));
+    assert_eq!(jsonl.lines().count(), 3);
+    jsonl.lines().for_each(|line| check_row(&serde_json::from_str(line).unwrap(), "hot"));
+
+    let csv = stdout(&format!("{ROWS} csv --mode hot"));
+    let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
+    assert!(columns.len() == 4 && columns.iter().all(|&n| n == columns[0]), "{csv}"); // no quoted comma here
+
+    let md = stdout(&format!("{ROWS} md --mode hot"));
+    let bars: Vec<usize> = md.lines().map(|line| line.matches('|').count()).collect();
+    assert!(bars.len() == 5 && bars.iter().all(|&n| n == bars[0]), "{md}");
+}
+
+/// The rows of `file`, edited, as the older run.
+fn compared(folder: &Path, rows: &str, edit: impl Fn(&mut Value)) -> Output {
+    let mut rows: Value = serde_json::from_str(rows).unwrap();
+    rows.as_array_mut().unwrap().iter_mut().for_each(edit);
+    let file = folder.join("old.json");
+    std::fs::write(&file, rows.to_string()).unwrap();
+    doge(&format!("kernels --op argmax --mode hot --preset 20m -r 5 -o json --compare {}", file.display()))
+}
+
+#[test]
+fn a_regression_is_an_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = stdout("kernels --op argmax --mode hot --preset 20m -r 5 -q -o json");
+    // Hundreds of times faster then, on the same machine: no noise explains that.
+    let slower = compared(folder.path(), &rows, |row| {
+        row["seconds"] = serde_json::json!({"median": row["seconds"]["median"].as_f64().unwrap() / 500.0, "mad": 0.0});
+        row["percent_of_roof"] = (row["percent_of_roof"].as_f64().unwrap() * 500.0).into();
+    });
+    let (json, stderr) = (String::from_utf8_lossy(&slower.stdout), String::from_utf8_lossy(&slower.stderr));
+    assert_eq!(slower.status.code(), Some(4), "{stderr}");
+    let row: Value = serde_json::from_str::<Value>(&json).unwrap()[0].clone();
+    assert!(row["compared"]["slower"] == true && row["compared"]["change"].as_f64().unwrap() > 10.0, "{row}");
+    assert!(stderr.contains("slower: argmax"), "{stderr}");
+
+    // Ten thousand times slower then.
+    let faster = compared(folder.path(), &rows, |row| {
+        row["seconds"] = serde_json::json!({"median": row["seconds"]["median"].as_f64().unwrap() * 1e4, "mad": 0.0});
+        row["percent_of_roof"] = 0.001.into();
+    });
+    assert_eq!(faster.status.code(), Some(0), "{}", String::from_utf8_lossy(&faster.stderr));
+
+    // Nothing in common is no success.
+    let other = compared(folder.path(), &rows, |row| row["op"] = "argmin".into());
+    assert_eq!(other.status.code(), Some(2), "{}", String::from_utf8_lossy(&other.stderr));
+}
+
+#[test]
+fn a_plot_is_a_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("roofline.svg");
+    stdout(&format!("{ROWS} json --mode hot --plot {}", file.display()));
+    let svg = std::fs::read_to_string(file).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>") && svg.contains("prefers-color-scheme"));
+    assert!(["rms_norm", "gemv", "GB/s", "GOP/s"].iter().all(|word| svg.contains(word)), "{svg}");
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    for (args, why) in [
+        ("kernels --op gemw", "unknown operation 'gemw'; expected one of: embed_row, rms_norm"),
+        ("kernels --op rms_norm --shape 3x5", "unknown shape '3x5'"),
+        ("kernels --op rms_norm --dtype int8", "no operation has"),
+        ("kernels --preset 20k", "20k"),
+        ("kernels --isa avx1024", "avx1024"),
+        ("kernels --mode warm", "warm"),
+        ("kernels -t 0", "0"),
+        ("kernels --compare no-such-file", "no-such-file"),
+        ("kernels --compare Cargo.toml", "Cargo.toml"),
+    ] {
+        let output = doge(args);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{args}: {output:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.stdout.is_empty() && stderr.contains(why), "{args}: {stderr}");
+    }
+}
