@@ -27,6 +27,7 @@ for example in generate kernel; do
 done
 "$work/kernel"
 
+cargo build --quiet --release
 # The last space is the C program's.
 text=$'ROMEO.\n'
 expected=$(target/release/doge generate -p "$text" -n 40 --temp 0 --json -q | python3 -c 'import json, sys; print(*json.load(sys.stdin)["ids"])')
