@@ -186,7 +186,6 @@ impl Forward<'_> {
                 }
             }
         }
-        state.end_block();
         Ok(())
     }
 
@@ -208,9 +207,7 @@ impl Forward<'_> {
         }
         let (shape, all) = (self.shape(1, 0, sessions.len() * mask_heads), &*sessions);
         let head = |m: usize| all[m / mask_heads].layers[i].head(m % mask_heads, 1);
-        self.cpu.dynamic_mask_attention(attn, q, head, shape, scratch)?;
-        sessions.iter_mut().for_each(|session| session.layers[i].end_block());
-        Ok(())
+        self.cpu.dynamic_mask_attention(attn, q, head, shape, scratch)
     }
 
     /// The dense MLP and the routed experts (spec 4.5, 4.6): `s.h` to `s.branch`.

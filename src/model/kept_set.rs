@@ -18,7 +18,7 @@ const NEVER: u32 = u32::MAX;
 pub struct Key {
     /// Its place in the sequence.
     pub place: u32,
-    /// Its row in the K and V storage.
+    /// Its row in the K and V storage: its slot, or a spare row behind all slots.
     pub row: u32,
     /// s: its mask value.
     pub mask: f32,
@@ -29,17 +29,6 @@ impl Key {
     fn weaker(&self, other: &Key) -> bool {
         self.mask < other.mask || (self.mask == other.mask && self.place > other.place)
     }
-}
-
-/// What became of a key on offer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Offer {
-    /// It took a free slot.
-    Kept,
-    /// It took the slot of the key whose row is given.
-    Replaced { row: u32 },
-    /// It is weaker than every key in the set: even its own query does not see it.
-    Rejected,
 }
 
 /// Keys by slot, as attention takes them (the contract's key list).
@@ -71,6 +60,12 @@ impl KeyList {
 
     fn get(&self, at: usize) -> Key {
         Key { place: self.seen_from[at], row: self.row[at], mask: self.mask[at] }
+    }
+
+    fn set(&mut self, at: usize, key: Key) {
+        self.row[at] = key.row;
+        self.mask[at] = key.mask;
+        self.seen_from[at] = key.place;
     }
 
     /// Keeps the first `n` keys, whose tiles are whole.
@@ -133,34 +128,41 @@ impl KeptSet {
         Ok(())
     }
 
-    /// Begins a block: forgets whom the last one dropped.
-    pub fn begin_block(&mut self) {
-        self.left.clear();
+    /// Begins a block: forgets whom the last one dropped. `move_row(from, to)` is called for each key that moves from a spare
+    /// row to its slot's.
+    pub fn begin_block(&mut self, mut move_row: impl FnMut(u32, u32)) {
+        for (slot, ..) in self.left.drain(..) {
+            let row = &mut self.slots.row[slot as usize];
+            if *row != slot {
+                move_row(*row, slot);
+                *row = slot;
+            }
+        }
     }
 
-    /// Offers the next key of the sequence. Places ascend from offer to offer.
-    pub fn offer(&mut self, key: Key) -> Offer {
+    /// Offers the next key of the sequence, and gives the row it is to stand in: that of a free slot; a spare one, the first
+    /// of a block being `keep_window_size`, if it takes the slot of another key; or none, if it is weaker than all keys of
+    /// the set: even its own query does not see it. Places ascend from offer to offer.
+    pub fn offer(&mut self, place: u32, mask: f32) -> Option<u32> {
         if self.slots.row.len() < self.keep {
-            self.push(key);
-            return Offer::Kept;
+            return Some(self.push(place, mask));
         }
-        let Some(&slot) = self.heap.first() else { return Offer::Rejected };
+        let slot = *self.heap.first()?;
         let weakest = self.slots.get(slot as usize);
+        let key = Key { place, row: (self.keep + self.left.len()) as u32, mask };
         if !weakest.weaker(&key) {
-            return Offer::Rejected;
+            return None;
         }
-        self.left.push((slot, weakest, key.place));
-        self.slots.row[slot as usize] = key.row;
-        self.slots.mask[slot as usize] = key.mask;
-        self.slots.seen_from[slot as usize] = key.place;
+        self.left.push((slot, weakest, place));
+        self.slots.set(slot as usize, key);
         self.sift_down(0);
-        Offer::Replaced { row: weakest.row }
+        Some(key.row)
     }
 
     /// Puts a key into the next free slot.
-    fn push(&mut self, key: Key) {
+    fn push(&mut self, place: u32, mask: f32) -> u32 {
         let n = self.slots.row.len();
-        self.slots.push(key, NEVER);
+        self.slots.push(Key { place, row: n as u32, mask }, NEVER);
         match (n + 1) % TILE {
             1 => self.slots.tile_begin.push(n as u32 + 1),
             _ => *self.slots.tile_begin.last_mut().expect("never empty") = n as u32 + 1,
@@ -168,6 +170,7 @@ impl KeptSet {
         if n + 1 == self.keep {
             self.make_heap();
         }
+        n as u32
     }
 
     /// Makes the heap of a full set.
@@ -177,18 +180,15 @@ impl KeptSet {
         (0..self.keep / 2).rev().for_each(|at| self.sift_down(at));
     }
 
-    /// Fills an empty set with the keys of another one, slot by slot. Room for them was reserved.
-    pub fn fill(&mut self, keys: impl Iterator<Item = Key>) {
-        keys.take(self.keep).for_each(|key| self.push(key));
+    /// Fills an empty set with (place, mask value) of each slot. Room for them was reserved.
+    pub fn fill(&mut self, keys: impl Iterator<Item = (u32, f32)>) {
+        keys.take(self.keep).for_each(|(place, mask)| _ = self.push(place, mask));
     }
 
     /// Takes the block at hand back, whose first token stands at `place0`: the set is as it was before.
     pub fn take_back(&mut self, place0: u32) {
         for (slot, key, _) in self.left.drain(..).filter(|(_, key, _)| key.place < place0) {
-            let slot = slot as usize; // of all that were in it, the one from before the block
-            self.slots.row[slot] = key.row;
-            self.slots.mask[slot] = key.mask;
-            self.slots.seen_from[slot] = key.place;
+            self.slots.set(slot as usize, key); // of all that were in it, the one from before the block
         }
         let before = self.slots.seen_from.iter().take_while(|&&place| place < place0).count();
         self.slots.truncate(before);
@@ -271,30 +271,52 @@ mod tests {
         order.into_iter().map(|j| j as u32).collect()
     }
 
-    /// The slot in which a row is now.
-    fn slot_at(set: &KeptSet, row: u32) -> Option<usize> {
-        set.keys().position(|key| key.row == row)
+    /// The slot in which the key of a place is now.
+    fn slot_at(set: &KeptSet, place: u32) -> Option<usize> {
+        set.keys().position(|key| key.place == place)
+    }
+
+    /// A set with its storage, whose rows hold the places of their keys.
+    struct Stored {
+        set: KeptSet,
+        rows: Vec<u32>,
+    }
+
+    impl Stored {
+        fn new(keep: usize) -> Self {
+            Stored { set: KeptSet::new(keep), rows: vec![NEVER; keep + 300] }
+        }
+
+        /// A block; every key on its list stands in its row.
+        fn feed(&mut self, places: std::ops::Range<u32>, mask: impl Fn(u32) -> f32) {
+            let Stored { set, rows } = self;
+            set.begin_block(|from, to| rows[to as usize] = rows[from as usize]);
+            for place in places.clone() {
+                if let Some(row) = set.offer(place, mask(place)) {
+                    rows[row as usize] = place;
+                }
+            }
+            set.end_offers(places.len());
+            let list = set.list();
+            assert!(list.row.iter().zip(&list.seen_from).all(|(&row, &place)| rows[row as usize] == place));
+        }
     }
 
     /// What is taken back leaves no trace: the same slots, and the same ones next.
     #[test]
     fn a_block_taken_back_was_never_there() {
         let mask = |j: u32| (j.wrapping_mul(2_654_435_761) >> 20) as f32 % 50.0;
-        let feed = |set: &mut KeptSet, places: std::ops::Range<u32>, scale: f32| {
-            set.begin_block();
-            places.clone().for_each(|j| _ = set.offer(Key { place: j, row: j, mask: scale * mask(j) }));
-            set.end_offers(places.len());
-        };
         for keep in [1, 3, 128, 129, 200, 400] {
             for first in [0, 1, 127, 128, 129, 250] {
-                let (mut straight, mut detour) = (KeptSet::new(keep), KeptSet::new(keep));
-                feed(&mut straight, 0..first, 1.0);
-                feed(&mut detour, 0..first, 1.0);
-                feed(&mut detour, first..first + 140, 2.0);
-                detour.take_back(first);
+                let (mut straight, mut detour) = (Stored::new(keep), Stored::new(keep));
+                straight.feed(0..first, mask);
+                detour.feed(0..first, mask);
+                detour.feed(first..first + 140, |j| 2.0 * mask(j));
+                detour.set.take_back(first);
                 for places in [first..first + 1, first + 1..first + 90] {
-                    feed(&mut straight, places.clone(), 1.0);
-                    feed(&mut detour, places, 1.0);
+                    straight.feed(places.clone(), mask);
+                    detour.feed(places, mask);
+                    let (straight, detour) = (&straight.set, &detour.set);
                     assert!(straight.keys().eq(detour.keys()), "keep {keep}, block at {first}");
                     assert_eq!(straight.list().tile_begin, detour.list().tile_begin, "keep {keep}, block at {first}");
                     assert_eq!(straight.list().seen_until, detour.list().seen_until, "keep {keep}, block at {first}");
@@ -313,25 +335,20 @@ mod tests {
                     (seed >> 16) as f32 % values as f32 // few values: many ties
                 })
                 .collect();
-            let mut set = KeptSet::new(keep);
+            let mut stored = Stored::new(keep);
             let mut slot_of = vec![None; mask.len()];
             for block in [0..1, 1..2, 2..60, 60..61, 61..300] {
-                set.begin_block();
-                for j in block.clone() {
-                    set.offer(Key { place: j as u32, row: j as u32, mask: mask[j] });
-                }
-                set.end_offers(block.len());
-                let list = set.list();
-                let all_tiles_hold_whole_slots =
-                    list.tile_begin.windows(2).enumerate().all(|(i, w)| {
-                        (w[0]..w[1]).all(|t| slot_at(&set, list.row[t as usize]).is_none_or(|slot| slot / TILE == i))
-                    });
+                stored.feed(block.start as u32..block.end as u32, |j| mask[j as usize]);
+                let (set, list) = (&stored.set, stored.set.list());
+                let all_tiles_hold_whole_slots = list.tile_begin.windows(2).enumerate().all(|(i, w)| {
+                    (w[0]..w[1]).all(|t| slot_at(set, list.seen_from[t as usize]).is_none_or(|slot| slot / TILE == i))
+                });
                 assert!(all_tiles_hold_whole_slots);
                 assert_eq!(*list.tile_begin.last().unwrap() as usize, list.row.len());
                 for q in block {
                     let seen: Vec<u32> = (0..list.row.len())
                         .filter(|&t| list.seen_from[t] as usize <= q && q < list.seen_until[t] as usize)
-                        .map(|t| list.row[t])
+                        .map(|t| list.seen_from[t])
                         .collect();
                     let mut sorted = seen.clone();
                     sorted.sort_unstable();

@@ -1,14 +1,16 @@
 //! What a session remembers of the tokens it has seen: the kept keys of each mask head, and their K and V rows.
 //!
-//! K and V rows live in an arena per K/V head; a mask head's set names rows of it. In V2 each K/V head has one mask head.
-//! In V1 the `g` attention heads of a K/V head each keep their own set over shared rows, so a row goes when the last of
-//! them has dropped it: the arena holds at most g · keep_window_size rows, and the rows of the block at hand. With
-//! `sliding_window` dropped keys may come back, so all keys of the window are kept and each query selects anew.
+//! The row of a key is its slot, so that attention runs through memory in order. A newcomer that takes the slot of another
+//! key stands in a spare row behind the slots as long as its block is the last one: earlier queries of the block still see
+//! the other key, and the block may be taken back. In V2 each K/V head has one mask head. In V1 the `g` attention heads of a
+//! K/V head each keep their own set; until the first key is dropped all keep the same ones, and share their rows; from then
+//! on each has rows of its own. With `sliding_window` dropped keys may come back, so all keys of the window are kept and
+//! each query selects anew.
 
 mod copy;
 mod saved;
 
-use super::kept_set::{KeptSet, Key, Offer, TILE};
+use super::kept_set::{KeptSet, Key, TILE};
 use crate::{ops::AttentionHead, Error, Result};
 
 /// The sizes that shape a state.
@@ -25,55 +27,71 @@ pub struct StateShape {
 }
 
 impl StateShape {
-    /// Rows of an arena after `tokens` tokens, at most.
+    /// Attention heads of V1 that share a K/V head, each with a set of its own; 1 in V2.
+    fn sharing(&self) -> usize {
+        self.mask_heads / self.num_key_value_heads
+    }
+
+    /// Has each mask head rows of its own after `tokens` tokens?
+    fn is_split(&self, tokens: usize) -> bool {
+        self.sliding_window.is_none() && tokens > self.keep_window_size
+    }
+
+    /// The mask heads whose arenas hold rows after `tokens` tokens.
+    fn owners(&self, tokens: usize) -> std::iter::StepBy<std::ops::Range<usize>> {
+        (0..self.mask_heads).step_by(if self.is_split(tokens) { 1 } else { self.sharing() })
+    }
+
+    /// Rows of an arena after `tokens` tokens.
     fn rows(&self, tokens: usize) -> usize {
-        let bound = match self.sliding_window {
-            Some(window) => window,
-            None => self.keep_window_size.saturating_mul(self.mask_heads / self.num_key_value_heads),
-        };
-        bound.min(tokens).saturating_add(self.block)
+        match self.sliding_window {
+            Some(window) => window.saturating_add(self.block), // a key's row is found by its place
+            None if self.is_split(tokens) => self.keep_window_size.saturating_add(self.block),
+            None => tokens,
+        }
     }
 
     /// Bytes of the K and V rows of one layer after `tokens` tokens.
     pub fn bytes(&self, tokens: usize) -> u128 {
-        let floats = self.rows(tokens) as u128 * self.head_dim as u128 * self.num_key_value_heads as u128;
-        2 * floats * size_of::<f32>() as u128
+        let rows = if tokens == 0 { 0 } else { self.rows(tokens) };
+        let row = 2 * size_of::<f32>() as u128 * self.head_dim as u128;
+        self.owners(tokens).len() as u128 * rows as u128 * row
     }
 }
 
-/// K and V rows of one K/V head.
+/// K and V rows.
 #[derive(Clone, Debug, Default)]
 struct Arena {
     /// [rows][head_dim] each
     k: Vec<f32>,
     v: Vec<f32>,
-    /// [rows]: how many sets name the row.
-    users: Vec<u32>,
-    /// Rows that no set names and no query of the block at hand sees.
-    free: Vec<u32>,
-    /// Rows that no set names any more; free after the block.
-    retired: Vec<u32>,
 }
 
 impl Arena {
     /// Grows to `rows` rows.
     fn grow(&mut self, rows: usize, head_dim: usize) -> Result<()> {
-        let old = self.users.len();
-        if rows <= old {
-            return Ok(());
-        }
         let floats = rows.saturating_mul(head_dim);
         let no_room = |_| Error::OutOfMemory { bytes: 2 * floats as u128 * 4, what: "the K and V rows of a session" };
         for side in [&mut self.k, &mut self.v] {
-            side.try_reserve_exact(floats.saturating_sub(side.len())).map_err(no_room)?;
-            side.resize(floats, 0.0);
+            let more = floats.saturating_sub(side.len());
+            side.try_reserve_exact(more).map_err(no_room)?;
+            side.resize(side.len() + more, 0.0);
         }
-        self.users.resize(rows, 0);
-        self.free.reserve(rows);
-        self.retired.reserve(rows);
-        // The lowest row is taken first, so that a young session's rows lie side by side.
-        self.free.splice(0..0, (old as u32..rows as u32).rev());
         Ok(())
+    }
+
+    /// Writes a row; `k` and `v` are its `head_dim` floats.
+    fn put(&mut self, row: usize, k: &[f32], v: &[f32]) {
+        let at = row * k.len();
+        self.k[at..at + k.len()].copy_from_slice(k);
+        self.v[at..at + v.len()].copy_from_slice(v);
+    }
+
+    /// Copies row `from` over row `to`.
+    fn move_row(&mut self, from: usize, to: usize, head_dim: usize) {
+        for side in [&mut self.k, &mut self.v] {
+            side.copy_within(from * head_dim..(from + 1) * head_dim, to * head_dim);
+        }
     }
 }
 
@@ -81,11 +99,11 @@ impl Arena {
 #[derive(Clone, Debug)]
 pub struct LayerState {
     shape: StateShape,
-    /// [num_key_value_heads]
+    /// [mask_heads]: a mask head's own, or that of the first of those that share a K/V head.
     arenas: Vec<Arena>,
     /// [mask_heads]; without sliding_window.
     sets: Vec<KeptSet>,
-    /// With sliding_window: [mask_heads][rows] mask values; row of place p is p % rows.
+    /// With sliding_window: [mask_heads][rows] mask values; the row of place p is p % rows.
     ring: Vec<Vec<f32>>,
     /// With sliding_window: the keys of the query at hand, [mask_heads].
     chosen: Vec<Chosen>,
@@ -109,7 +127,7 @@ impl LayerState {
         let (sets, rings) = if sliding { (0, shape.mask_heads) } else { (shape.mask_heads, 0) };
         LayerState {
             shape,
-            arenas: vec![Arena::default(); shape.num_key_value_heads],
+            arenas: vec![Arena::default(); shape.mask_heads],
             sets: vec![KeptSet::new(shape.keep_window_size); sets],
             ring: vec![Vec::new(); rings],
             chosen: vec![Chosen::default(); rings],
@@ -131,17 +149,14 @@ impl LayerState {
         let old = std::mem::replace(self, LayerState::new(shape));
         self.reserve(tokens)?;
         self.tokens = old.tokens;
-        let d = shape.head_dim;
+        let (d, rows, old_rows) = (shape.head_dim, shape.rows(tokens), old.shape.rows(tokens));
         for place in tokens.saturating_sub(window)..tokens {
-            for (arena, was) in self.arenas.iter_mut().zip(&old.arenas) {
-                let (to, from) = (place % arena.users.len() * d, place % was.users.len() * d);
-                arena.k[to..to + d].copy_from_slice(&was.k[from..from + d]);
-                arena.v[to..to + d].copy_from_slice(&was.v[from..from + d]);
+            let (to, from) = (place % rows, place % old_rows);
+            let of_row = |side: &[f32]| side[from * d..(from + 1) * d].to_vec();
+            for (arena, was) in self.arenas.iter_mut().zip(&old.arenas).step_by(shape.sharing()) {
+                arena.put(to, &of_row(&was.k), &of_row(&was.v));
             }
-            for (ring, was) in self.ring.iter_mut().zip(&old.ring) {
-                let at = place % ring.len();
-                ring[at] = was[place % was.len()];
-            }
+            self.ring.iter_mut().zip(&old.ring).for_each(|(ring, was)| ring[to] = was[from]);
         }
         Ok(())
     }
@@ -154,90 +169,89 @@ impl LayerState {
         let shape = self.shape;
         let rows = shape.rows(tokens);
         let no_room = |_| Error::OutOfMemory { bytes: 16 * rows as u128, what: "the kept sets of a session" };
-        if shape.sliding_window.is_some() && self.arenas.iter().any(|a| a.users.len() < rows) {
-            // A ring's rows are found by place, so it takes its final size at once.
-            let rows = shape.rows(usize::MAX);
-            for (ring, chosen) in self.ring.iter_mut().zip(&mut self.chosen) {
-                ring.try_reserve_exact(rows.saturating_sub(ring.len())).map_err(no_room)?;
-                ring.resize(rows, 0.0);
-                chosen.keys.try_reserve(rows).map_err(no_room)?;
-                chosen.row.try_reserve(rows).map_err(no_room)?;
-                chosen.mask.try_reserve(rows).map_err(no_room)?;
-                chosen.tile_begin.try_reserve(rows / TILE + 2).map_err(no_room)?;
-            }
-            return self.arenas.iter_mut().try_for_each(|arena| arena.grow(rows, shape.head_dim));
+        for (ring, chosen) in self.ring.iter_mut().zip(&mut self.chosen) {
+            ring.try_reserve_exact(rows.saturating_sub(ring.len())).map_err(no_room)?;
+            ring.resize(rows, 0.0);
+            chosen.keys.try_reserve(rows).map_err(no_room)?;
+            chosen.row.try_reserve(rows).map_err(no_room)?;
+            chosen.mask.try_reserve(rows).map_err(no_room)?;
+            chosen.tile_begin.try_reserve(rows / TILE + 2).map_err(no_room)?;
         }
         self.sets.iter_mut().try_for_each(|set| set.reserve(tokens, shape.block)).map_err(no_room)?;
-        self.arenas.iter_mut().try_for_each(|arena| arena.grow(rows, shape.head_dim))
+        shape.owners(tokens).try_for_each(|m| self.arenas[m].grow(rows, shape.head_dim))
     }
 
     /// Bytes that the query after `tokens` tokens reads of this state.
     pub fn bytes_per_token(&self, tokens: usize) -> usize {
         let row = 2 * self.shape.head_dim * size_of::<f32>();
         let key = size_of::<u32>() + size_of::<f32>(); // row number and mask value
+        let arenas = self.shape.owners(tokens).len();
         if let Some(window) = self.shape.sliding_window {
             let (seen, kept) = (tokens.min(window), tokens.min(window).min(self.shape.keep_window_size));
-            return self.ring.len() * seen * size_of::<f32>() + self.arenas.len() * kept * row;
+            return self.ring.len() * seen * size_of::<f32>() + arenas * kept * row;
         }
-        let rows: usize = self.arenas.iter().map(|arena| arena.users.len() - arena.free.len()).sum();
-        let keys: usize = self.sets.iter().map(|set| set.keys().count()).sum();
-        rows * row + keys * key
+        let kept = tokens.min(self.shape.keep_window_size);
+        kept * (arenas * row + self.sets.len() * key)
     }
 
     /// Takes in a block of tokens whose first stands at `place0`. `k` (rotated) and `v` are
     /// `[n, num_key_value_heads · head_dim]`, `mask` is `[n, mask_heads]`. Room for them was reserved.
     pub fn add_block(&mut self, place0: u32, k: &[f32], v: &[f32], mask: &[f32]) {
-        let StateShape { num_key_value_heads: nkv, mask_heads, head_dim: d, .. } = self.shape;
-        let (row_len, per_arena) = (nkv * d, mask_heads / nkv);
-        for set in &mut self.sets {
-            set.begin_block();
+        let shape = self.shape;
+        let StateShape { num_key_value_heads: nkv, mask_heads, head_dim: d, .. } = shape;
+        let (n, before) = (mask.len() / mask_heads, place0 as usize);
+        self.settle();
+        if shape.is_split(before + n) && !shape.is_split(before) {
+            self.split(before);
         }
-        for (t, token_mask) in mask.chunks_exact(mask_heads).enumerate() {
-            let place = place0 + t as u32;
-            for (kv_head, arena) in self.arenas.iter_mut().enumerate() {
-                let row = if self.sets.is_empty() {
-                    (place as usize % arena.users.len()) as u32
-                } else {
-                    let row = arena.free.last().copied().expect("a row was reserved for every token of a block");
-                    let heads = kv_head * per_arena..(kv_head + 1) * per_arena;
-                    for (set, &mask) in self.sets[heads.clone()].iter_mut().zip(&token_mask[heads]) {
-                        match set.offer(Key { place, row, mask }) {
-                            Offer::Rejected => continue,
-                            Offer::Kept => {}
-                            Offer::Replaced { row: old } => {
-                                arena.users[old as usize] -= 1;
-                                if arena.users[old as usize] == 0 {
-                                    arena.retired.push(old);
-                                }
-                            }
-                        }
-                        arena.users[row as usize] += 1;
-                    }
-                    if arena.users[row as usize] == 0 {
-                        continue; // dropped on arrival by every head: nobody will read the row
-                    }
-                    arena.free.pop();
-                    row
+        self.tokens = place0 + n as u32;
+        let rows = shape.rows(self.tokens as usize);
+        for (ring, m) in self.ring.iter_mut().zip(0..) {
+            (0..n).for_each(|t| ring[(before + t) % rows] = mask[t * mask_heads + m]);
+        }
+        for m in 0..mask_heads {
+            let owner = self.owner(m) == m;
+            for t in 0..n {
+                let row = match self.sets.get_mut(m) {
+                    Some(set) => set.offer(place0 + t as u32, mask[t * mask_heads + m]).map(|row| row as usize),
+                    None => Some((before + t) % rows),
                 };
-                let (from, to) = (t * row_len + kv_head * d, row as usize * d);
-                arena.k[to..to + d].copy_from_slice(&k[from..from + d]);
-                arena.v[to..to + d].copy_from_slice(&v[from..from + d]);
+                if let Some(row) = row.filter(|_| owner) {
+                    let at = (t * nkv + m / shape.sharing()) * d;
+                    self.arenas[m].put(row, &k[at..at + d], &v[at..at + d]);
+                }
             }
-            for (ring, &value) in self.ring.iter_mut().zip(token_mask) {
-                let at = place as usize % ring.len();
-                ring[at] = value;
+            if let Some(set) = self.sets.get_mut(m) {
+                set.end_offers(n);
             }
         }
-        for set in &mut self.sets {
-            set.end_offers(mask.len() / mask_heads);
-        }
-        self.tokens = place0 + (mask.len() / mask_heads) as u32;
     }
 
-    /// Ends a block: rows that only its queries could see become free.
-    pub fn end_block(&mut self) {
-        for arena in &mut self.arenas {
-            arena.free.append(&mut arena.retired);
+    /// The mask head in whose arena the rows of `m` are.
+    fn owner(&self, m: usize) -> usize {
+        if self.shape.is_split(self.tokens as usize) {
+            m
+        } else {
+            m - m % self.shape.sharing()
+        }
+    }
+
+    /// Moves the newcomers of the last block from their spare rows to their slots'.
+    fn settle(&mut self) {
+        for (set, arena) in self.sets.iter_mut().zip(&mut self.arenas) {
+            set.begin_block(|from, to| arena.move_row(from as usize, to as usize, self.shape.head_dim));
+        }
+    }
+
+    /// Gives each mask head that shared rows until now, `rows` of them, its own copy.
+    fn split(&mut self, rows: usize) {
+        let floats = rows * self.shape.head_dim;
+        for sharing in self.arenas.chunks_mut(self.shape.sharing()) {
+            let Some((first, others)) = sharing.split_first_mut() else { return };
+            for other in others {
+                other.k[..floats].copy_from_slice(&first.k[..floats]);
+                other.v[..floats].copy_from_slice(&first.v[..floats]);
+            }
         }
     }
 
@@ -245,8 +259,9 @@ impl LayerState {
     pub fn choose(&mut self, place: u32) {
         let Some(window) = self.shape.sliding_window else { return };
         let first = (place as usize + 1).saturating_sub(window) as u32;
+        let rows = self.shape.rows(self.tokens as usize);
         for (ring, chosen) in self.ring.iter().zip(&mut self.chosen) {
-            let row = |place: u32| (place as usize % ring.len()) as u32;
+            let row = |place: u32| (place as usize % rows) as u32;
             chosen.keys.clear();
             chosen.keys.extend((first..=place).map(|p| Key { place: p, row: row(p), mask: ring[row(p) as usize] }));
             if chosen.keys.len() > self.shape.keep_window_size {
@@ -268,7 +283,7 @@ impl LayerState {
     /// The keys of mask head `m` for the attention of the block of `n_queries` just added (or of the query just chosen
     /// for).
     pub fn head(&self, m: usize, n_queries: usize) -> AttentionHead<'_> {
-        let arena = &self.arenas[m / (self.shape.mask_heads / self.shape.num_key_value_heads)];
+        let arena = &self.arenas[self.owner(m)];
         let (k, v) = (&arena.k[..], &arena.v[..]);
         match self.sets.get(m).map(KeptSet::list) {
             Some(list) => AttentionHead {

@@ -93,8 +93,8 @@ impl Session {
         }
         let longest = u32::try_from(longest).map_err(|_| bad("remembers a call longer than any".into()))?;
         // Before anything is made room for: is as much there as these tokens leave behind?
-        let least = session.shape.saved_bytes(tokens) * session.layers.len() as u128 + 4 * u128::from(logits);
-        if (from.0.len() as u128) < least {
+        let bytes = session.shape.saved_bytes(tokens) * session.layers.len() as u128 + 4 * u128::from(logits);
+        if (from.0.len() as u128) < bytes {
             return Err(bad(format!("is too short for {tokens} tokens")));
         }
         session.reserve(tokens)?;
@@ -153,15 +153,6 @@ impl<'a> Reader<'a> {
     fn u64(&mut self) -> Result<u64> {
         let low = u64::from(self.u32()?);
         Ok(low | u64::from(self.u32()?) << 32)
-    }
-
-    /// A number of things, between `least` and `most`.
-    pub fn count(&mut self, what: &str, least: usize, most: usize) -> Result<usize> {
-        let count = self.u32()? as usize;
-        match (least..=most).contains(&count) {
-            true => Ok(count),
-            false => Err(bad(format!("{count} {what} where {least} to {most} are possible"))),
-        }
     }
 
     pub fn words(&mut self, n: usize) -> Result<impl Iterator<Item = u32> + Clone + 'a> {
