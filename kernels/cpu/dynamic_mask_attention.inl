@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr int FEW_ROWS = 2;          // so few take k in order and ask for rows ahead; more are bound by arithmetic
+constexpr int FEW_ROWS = 2;         // so few take k in order and ask for rows ahead; more are bound by arithmetic
 constexpr size_t AHEAD = 16;         // entries whose rows are on their way
 constexpr size_t SEEN_CHUNK = 256; // entries whose `seen` bits are at hand at a time
 

@@ -201,20 +201,19 @@ impl Forward<'_> {
     pub fn head(&self, row: usize, s: &mut Scratch) -> Result<()> {
         let stride = s.h.stride();
         s.last.buffer.copy(0, &s.h.buffer, row * stride, stride)?;
-        self.head_of_last(s)
+        self.logits(&mut s.logits, &s.last)
     }
 
-    /// The same of the row in `s.last`.
-    fn head_of_last(&self, s: &mut Scratch) -> Result<()> {
-        let head = Projection { out: &mut s.logits, weight: self.weights.head(), bias: None };
-        self.device.linear(&mut [head], &s.last, 1)
+    /// The logits of the first row of `h`.
+    fn logits(&self, out: &mut Rows, h: &Rows) -> Result<()> {
+        let head = Projection { out, weight: self.weights.head(), bias: None };
+        self.device.linear(&mut [head], h, 1) //                                                [1, V]
     }
 
     /// One whole decode step: the token in `s.ids` to the likeliest next one, all on the device.
     pub fn decode_step(&self, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
         self.block(1, false, layers, s, &mut None)?;
-        let head = Projection { out: &mut s.logits, weight: self.weights.head(), bias: None };
-        self.device.linear(&mut [head], &s.h, 1)?; //                                           [1, V]
+        self.logits(&mut s.logits, &s.h)?;
         self.device.argmax(&s.logits, &mut s.ids, &mut s.chosen, &s.eos, EOS_MAX, &mut s.at)
     }
 }

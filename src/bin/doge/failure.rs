@@ -18,7 +18,7 @@ pub enum Failure {
     Model(Error),
     /// The command line, or the environment, asks for something that does not exist.
     Usage(String),
-    /// An input file or stdin cannot be read.
+    /// A file named by the user cannot be read or written, or stdin not be read.
     Input { from: PathBuf, source: io::Error },
     /// A result is not what the reference says.
     Wrong { what: String, why: String },
