@@ -14,8 +14,8 @@
 
 namespace {
 
-constexpr int FEW_ROWS = 2;         // so few take k in order and ask for rows ahead; more are bound by arithmetic
-constexpr size_t AHEAD = 16;         // entries whose rows are on their way
+constexpr int FEW_ROWS = 2;        // so few take k in order and ask for rows ahead; more are bound by arithmetic
+constexpr size_t AHEAD = 16;       // entries whose rows are on their way
 constexpr size_t SEEN_CHUNK = 256; // entries whose `seen` bits are at hand at a time
 
 /// A group of (query, head) rows and its running state.
@@ -38,7 +38,19 @@ struct SeenEntries {
   size_t begin, n;
   size_t place, stride; // of the run in its tile; of a row in p
   uint32_t any, every;  // rows that see an entry of the run; that see each
+  bool plain;           // every row sees each, and the entries stand one after another in k and v
   uint32_t rows[SEEN_CHUNK];
+};
+
+/// Where the entries of a run stand in k or v. In a plain run nothing is looked up, and here nothing is read twice: one more
+/// load a row, from whatever table, costs a third of the speed at which rows stream by.
+template <bool plain> struct EntryRows {
+  const float *first;
+  const uint32_t *row;
+  size_t stride;
+  EntryRows(const float *from, const DogeAttentionArgs *a, const SeenEntries &seen)
+      : first(from + (plain ? a->row[seen.begin] * a->kv_stride : 0)), row(a->row + seen.begin), stride(a->kv_stride) {}
+  const float *operator[](size_t i) const { return first + (plain ? i : row[i]) * stride; }
 };
 
 inline void find_seen(SeenEntries &seen, const AttentionRows &rows, size_t tile_begin, size_t tile_end, size_t place) {
@@ -63,6 +75,8 @@ inline void find_seen(SeenEntries &seen, const AttentionRows &rows, size_t tile_
     seen.any |= seen.rows[i];
     seen.every &= seen.rows[i];
   }
+  seen.plain = seen.every == rows.all;
+  for (size_t i = 1; i < seen.n; ++i) seen.plain &= a->row[seen.begin + i] == a->row[seen.begin] + i;
 }
 
 /// Asks for the row of k or v that is needed AHEAD entries after seen.begin + i, so that a few rows run through keys at the
@@ -84,8 +98,9 @@ template <bool is_k> inline void fetch_ahead(const AttentionRows &rows, const Se
 /// dot(q, k) of NR entries from seen.begin + i on, for all rows.
 template <int NR> inline void entry_dots(const AttentionRows &rows, const SeenEntries &seen, size_t i) {
   const DogeAttentionArgs *a = rows.args;
+  const EntryRows<false> all(a->k, a, seen);
   const float *k[NR];
-  for (int j = 0; j < NR; ++j) k[j] = a->k + (size_t)a->row[seen.begin + i + j] * a->kv_stride;
+  for (int j = 0; j < NR; ++j) k[j] = all[i + j];
   for (int r = 0; r < rows.n; r += TILE_ROWS) {
     const int some = rows.n - r < TILE_ROWS ? rows.n - r : TILE_ROWS;
     float *p = rows.p + r * seen.stride + seen.place + i;
@@ -94,12 +109,14 @@ template <int NR> inline void entry_dots(const AttentionRows &rows, const SeenEn
 }
 
 /// The same for MR = rows.n rows, entry after entry: k is read once and in order, as memory likes it best.
-template <int MR> inline void entry_dots_in_order(const AttentionRows &rows, const SeenEntries &seen) {
-  const DogeAttentionArgs *a = rows.args;
-  for (size_t i = 0; i < seen.n; ++i) {
+template <int MR, bool plain> inline void entry_dots_in_order(const AttentionRows &rows, const SeenEntries &seen) {
+  const EntryRows<plain> k(rows.args->k, rows.args, seen);
+  const size_t n = seen.n, stride = seen.stride, head_dim = rows.args->head_dim;
+  float *p = rows.p + seen.place;
+  for (size_t i = 0; i < n; ++i) {
     fetch_ahead<true>(rows, seen, i);
-    const float *k = a->k + (size_t)a->row[seen.begin + i] * a->kv_stride;
-    dot_tile<MR, 1>(rows.p + seen.place + i, seen.stride, 0, rows.q, &k, a->head_dim);
+    const float *row = k[i];
+    dot_tile<MR, 1>(p + i, stride, 0, rows.q, &row, head_dim);
   }
 }
 
@@ -111,7 +128,8 @@ inline void score(const AttentionRows &rows, const SeenEntries &seen) {
     return;
   }
   if (rows.n <= FEW_ROWS) {
-    rows.n == 1 ? entry_dots_in_order<1>(rows, seen) : entry_dots_in_order<FEW_ROWS>(rows, seen);
+    if (seen.plain) rows.n == 1 ? entry_dots_in_order<1, true>(rows, seen) : entry_dots_in_order<FEW_ROWS, true>(rows, seen);
+    else rows.n == 1 ? entry_dots_in_order<1, false>(rows, seen) : entry_dots_in_order<FEW_ROWS, false>(rows, seen);
     i = seen.n;
   }
   for (; i + TILE_COLS <= seen.n; i += TILE_COLS) {
@@ -158,7 +176,7 @@ template <int NR> inline void add_up(float *total, const float *p, size_t n) {
 }
 
 /// mixed[r..r+MR][c..c+channels] += p * v over a run of entries; channels = NV * LANES, or fewer than LANES and NV = 1.
-template <int MR, int NV>
+template <int MR, int NV, bool plain>
 inline void mix_tile(const AttentionRows &rows, const SeenEntries &seen, int r, size_t c, size_t channels) {
   const DogeAttentionArgs *a = rows.args;
   const bool whole = channels == NV * LANES;
@@ -172,13 +190,14 @@ inline void mix_tile(const AttentionRows &rows, const SeenEntries &seen, int r, 
     }
 
   constexpr uint32_t ALL = (1u << MR) - 1;
+  const EntryRows<plain> v_rows(a->v, a, seen);
   for (size_t i = 0; i < seen.n; ++i) {
-    const uint32_t by = seen.rows[i] >> r & ALL;
+    const uint32_t by = plain ? ALL : seen.rows[i] >> r & ALL;
     if constexpr (MR <= FEW_ROWS) {
       if (rows.n == MR && c == 0) fetch_ahead<false>(rows, seen, i);
     }
     if (!by) continue;
-    const float *v = a->v + (size_t)a->row[seen.begin + i] * a->kv_stride + c;
+    const float *v = v_rows[i] + c;
     F32V vs[NV];
     for (int j = 0; j < NV; ++j) vs[j] = whole ? load(v + j * LANES) : load_n(v, channels);
     if (by == ALL) {
@@ -203,16 +222,18 @@ inline void mix_tile(const AttentionRows &rows, const SeenEntries &seen, int r, 
 }
 
 /// All channels from c on, NV vectors at a time, the rest by fewer.
-template <int MR, int NV> inline void mix_channels(const AttentionRows &rows, const SeenEntries &seen, int r, size_t c) {
+template <int MR, int NV, bool plain>
+inline void mix_channels(const AttentionRows &rows, const SeenEntries &seen, int r, size_t c) {
   const size_t head_dim = rows.args->head_dim;
-  for (; c + NV * LANES <= head_dim; c += NV * LANES) mix_tile<MR, NV>(rows, seen, r, c, NV * LANES);
-  if constexpr (NV > 1) mix_channels<MR, NV / 2>(rows, seen, r, c);
-  else if (c < head_dim) mix_tile<MR, 1>(rows, seen, r, c, head_dim - c);
+  for (; c + NV * LANES <= head_dim; c += NV * LANES) mix_tile<MR, NV, plain>(rows, seen, r, c, NV * LANES);
+  if constexpr (NV > 1) mix_channels<MR, NV / 2, plain>(rows, seen, r, c);
+  else if (c < head_dim) mix_tile<MR, 1, plain>(rows, seen, r, c, head_dim - c);
 }
 
 /// All channels of some <= MR rows, known at run time.
 template <int MR> inline void mix_rows(const AttentionRows &rows, const SeenEntries &seen, int r, int some) {
-  if (some == MR) return mix_channels<MR, MIX_SUMS / MR >= 8 ? 8 : MIX_SUMS / MR >= 4 ? 4 : 2>(rows, seen, r, 0);
+  constexpr int NV = MIX_SUMS / MR >= 8 ? 8 : MIX_SUMS / MR >= 4 ? 4 : 2;
+  if (some == MR) return seen.plain ? mix_channels<MR, NV, true>(rows, seen, r, 0) : mix_channels<MR, NV, false>(rows, seen, r, 0);
   if constexpr (MR > 1) mix_rows<MR - 1>(rows, seen, r, some);
 }
 
