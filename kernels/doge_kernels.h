@@ -130,8 +130,8 @@ typedef struct DogeGemmIntArgs {
 typedef struct DogeAttentionArgs {
   float *out;               /* [n_queries][out_stride], head h at h*head_dim */
   const float *q;           /* [n_queries][q_stride], head h at h*head_dim */
-  const float *k;           /* rows of head_dim floats, row i at i*kv_stride */
-  const float *v;           /* as k */
+  const void *k;            /* rows of head_dim elements in the format of the call, row i at element i*kv_stride */
+  const void *v;            /* as k */
   const uint32_t *row;      /* [n_entries] row of the entry in k and v */
   const float *const *mask; /* [n_heads], each [n_entries]: s of the entry, for one head */
   const uint32_t *seen_from;  /* [n_entries], or NULL: all are seen by every query (seen_until is not read then) */
@@ -142,7 +142,7 @@ typedef struct DogeAttentionArgs {
   size_t n_queries;
   size_t n_heads;
   size_t head_dim;
-  size_t q_stride, out_stride, kv_stride; /* in floats */
+  size_t q_stride, out_stride, kv_stride; /* in elements */
   uint32_t place0;
   float scale;
 } DogeAttentionArgs;
@@ -229,7 +229,7 @@ typedef struct DogeKernelTable {
   void (*mask_score)(float *out, const float *dt_weight, const float *bias, const float *A, const float *v, size_t n_heads,
                      size_t n);
 
-  void (*dynamic_mask_attention)(const DogeAttentionArgs *args);
+  void (*dynamic_mask_attention[DOGE_FLOAT_COUNT])(const DogeAttentionArgs *args);
 
   /* out[i] = act(gate[i]) * up[i]. In place allowed (out = gate or out = up). `act` is a DogeActivation. */
   void (*gated_activation)(float *out, const float *gate, const float *up, size_t n, uint32_t act);

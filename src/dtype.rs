@@ -65,6 +65,9 @@ impl Dtype {
 }
 
 impl Float {
+    /// Every one of them, in the contract's order.
+    pub const ALL: [Float; 3] = [Float::F32, Float::Bf16, Float::F16];
+
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
@@ -113,5 +116,18 @@ impl std::str::FromStr for Dtype {
                 expected: Dtype::ALL.map(Dtype::name).join(", "),
             }),
         }
+    }
+}
+
+impl std::str::FromStr for Float {
+    type Err = crate::Error;
+
+    /// Accepts the words of [`Dtype`].
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.parse::<Dtype>().ok().and_then(Dtype::float).ok_or_else(|| crate::Error::UnknownWord {
+            what: "float format",
+            word: s.to_string(),
+            expected: Dtype::FLOATS.map(Dtype::name).join(", "),
+        })
     }
 }

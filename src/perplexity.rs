@@ -109,23 +109,22 @@ impl Observer for Loss<'_> {
     }
 }
 
-/// Compares a model with a base, which reads the same tokens; each where it is to run.
+/// Compares a model with a base, which reads the same tokens; each where and how it is to run.
 ///
 /// # Errors
 /// As [`score`]; [`Error::BadArgument`] if the two have not the same vocabulary.
 pub fn compare(
-    (model, cpu): (&Model, &Cpu),
-    (base, base_cpu): (&Model, &Cpu),
+    (model, cpu, options): (&Model, &Cpu, SessionOptions),
+    (base, base_cpu, base_options): (&Model, &Cpu, SessionOptions),
     ids: &[u32],
     windows: Windows,
-    options: SessionOptions,
 ) -> Result<Comparison> {
     if model.config().vocab_size != base.config().vocab_size {
         return Err(Error::BadArgument { what: "base", why: "has another vocabulary".into() });
     }
     let mut tokens = Tokens::default();
     for (window, first) in windows.cut(ids)? {
-        let (mut session, mut base_session) = (Session::new(model, cpu, options)?, Session::new(base, base_cpu, options)?);
+        let (mut session, mut base_session) = (Session::new(model, cpu, options)?, Session::new(base, base_cpu, base_options)?);
         // In turns, so that not more than a block's logits need to be held.
         for block in window.chunks(options.block.max(1)) {
             let mut held = Held::default();

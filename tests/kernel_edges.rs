@@ -43,8 +43,9 @@ fn attention_takes_no_size_on_trust() {
         for (n_queries, mask_heads) in [(1, heads), (heads, 1), (heads, heads), (0, heads)] {
             let shape =
                 AttentionShape { n_queries, place0: u32::MAX, mask_heads, heads_per_mask: heads, head_dim: dim, scale: 1.0 };
-            let kv = vec![1.0; len];
-            let head = |_| AttentionHead { k: &kv, v: &kv, row: &rows, mask: &mask, seen: None, tile_begin: &tiles };
+            let kv = vec![0; 4 * len];
+            let Some(kv) = Matrix::new(Dtype::F32, len / dim.max(1), dim, &kv[..len / dim.max(1) * dim * 4]) else { continue };
+            let head = |_| AttentionHead { k: kv, v: kv, row: &rows, mask: &mask, seen: None, tile_begin: &tiles };
             named(cpu.dynamic_mask_attention(&mut vec![0.0; len], &vec![1.0; len], head, shape, &mut vec![0.0; 4096]));
             cpu.attention_scratch(heads, dim);
         }

@@ -120,8 +120,8 @@ proptest! {
 
     /// A query alone gets the bits it gets in a block, and entries it does not see leave no trace.
     #[test]
-    fn attention_does_not_depend_on_the_block_or_on_unseen_keys(case in shapes(0..120)) {
-        let inputs = attention::Inputs::new(&case);
+    fn attention_does_not_depend_on_the_block_or_on_unseen_keys(case in shapes(0..120), dtype in prop::sample::select(&Dtype::FLOATS)) {
+        let inputs = attention::Inputs::new(dtype, &case);
         let row = inputs.row();
         for cpu in cpus() {
             let mut block = vec![0.0; case.rows * row];

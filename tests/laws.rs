@@ -13,7 +13,7 @@ use doge::{config, cpu, logits, model, models, moe, prompt, session};
 use doge_engine::{
     model::{Checkpoint, LayerWeights, Model, Session, SessionOptions, Variant},
     ops::Routing,
-    reference, stride_bytes, Dtype, Layout as Order,
+    reference, stride_bytes, Dtype, Float, Layout as Order,
 };
 
 /// Counts what this thread allocates.
@@ -43,14 +43,40 @@ static COUNTING: Counting = Counting;
 #[test]
 fn the_bits_do_not_depend_on_threads_blocks_or_calls() {
     let ids = prompt(200);
-    for (name, model) in models() {
-        let one = logits(&mut session(&model, &cpu(1), 256), &ids, &[200]);
+    for ((name, model), kv_dtype) in models().into_iter().flat_map(|model| Float::ALL.map(|kv_dtype| (model.clone(), kv_dtype))) {
+        let run = |threads, block, calls: &[usize]| {
+            let options = SessionOptions::default().block(block).kv_dtype(kv_dtype);
+            logits(&mut Session::new(&model, &cpu(threads), options).unwrap(), &ids, calls)
+        };
+        let one = run(1, 256, &[200]);
         for threads in [2, 3, 8] {
-            assert_eq!(one, logits(&mut session(&model, &cpu(threads), 256), &ids, &[200]), "{name}: {threads} threads");
+            assert_eq!(one, run(threads, 256, &[200]), "{name}, K and V in {kv_dtype}: {threads} threads");
         }
         for (block, calls) in [(1, &[200][..]), (33, &[200]), (64, &[1]), (16, &[3, 1, 50, 7])] {
-            let other = logits(&mut session(&model, &cpu(2), block), &ids, calls);
-            assert_eq!(one, other, "{name}: blocks of {block}, calls of {calls:?}");
+            assert_eq!(one, run(2, block, calls), "{name}, K and V in {kv_dtype}: blocks of {block}, calls of {calls:?}");
+        }
+    }
+}
+
+/// Rounding K and V to 16 bits takes half the memory and moves the logits by about that rounding, and not by nothing. (In a
+/// model that selects keys or experts it may also turn a choice between near equals.)
+#[test]
+fn k_and_v_in_16_bits_are_near_those_in_32() {
+    let ids = prompt(100);
+    for v1 in [false, true] {
+        let model = model(config(|_| {}), v1, Dtype::F32);
+        let run = |kv_dtype| {
+            let mut session = Session::new(&model, &cpu(2), SessionOptions::default().kv_dtype(kv_dtype)).unwrap();
+            let logits = logits(&mut session, &ids, &[100]);
+            (logits.into_iter().map(f32::from_bits).collect::<Vec<_>>(), session.state_bytes(100))
+        };
+        let (exact, bytes) = run(Float::F32);
+        let largest = exact.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        for (kv_dtype, bits) in [(Float::Bf16, 8), (Float::F16, 11)] {
+            let (rounded, half) = run(kv_dtype);
+            let worst = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
+            assert_eq!(2 * half, bytes);
+            assert!(worst > 0.0 && worst < 4.0 * 0.5f32.powi(bits), "V1 {v1}, {kv_dtype}: {worst} of the largest logit");
         }
     }
 }

@@ -45,7 +45,7 @@ fn divergence_is_what_the_definition_says() {
     let windows = Windows { window: 20, stride: 10, count: 3 };
     // Blocks that do not divide a window.
     let options = SessionOptions::default().block(7);
-    let got = compare((&other, &cpu), (&base, &cpu), &ids, windows, options).unwrap();
+    let got = compare((&other, &cpu, options), (&base, &cpu, options), &ids, windows).unwrap();
 
     let (mut kl, mut same, mut count) = (0.0, 0, 0);
     for (start, first) in [(0, 1), (10, 10), (20, 10)] {

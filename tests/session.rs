@@ -10,7 +10,7 @@ use doge::{config, cpu, logits, model, models, moe, prompt, session};
 use doge_engine::{
     model::{Batch, Checkpoint, Model, Observer, Session, SessionOptions, Variant},
     ops::Routing,
-    Dtype, Error, TokenLogprob,
+    Dtype, Error, Float, TokenLogprob,
 };
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -48,14 +48,16 @@ fn a_fork_goes_its_own_way() {
 #[test]
 fn a_saved_session_goes_on_elsewhere() {
     let ids = prompt(120);
-    for (name, model) in models() {
+    let in_format = |(i, (name, model))| (name, model, Float::ALL[i % 3]); // of K and V
+    for (name, model, kv_dtype) in models().into_iter().enumerate().map(in_format) {
         for at in [0, 1, 30, 90] {
-            let mut first = session(&model, &cpu(2), 16);
+            let options = SessionOptions::default().kv_dtype(kv_dtype);
+            let mut first = Session::new(&model, &cpu(2), options.block(16)).unwrap();
             if at > 0 {
                 first.feed(&ids[..at]).unwrap();
             }
             let saved = first.save().unwrap();
-            let mut loaded = Session::load(&model, &cpu(1), SessionOptions::default().block(5), &saved).unwrap();
+            let mut loaded = Session::load(&model, &cpu(1), options.block(5), &saved).unwrap();
             assert_eq!((loaded.tokens(), loaded.logits().map(bits)), (at, first.logits().map(bits)), "{name}");
             assert_eq!(saved, loaded.save().unwrap(), "{name}: what is saved depends on the sequence alone");
             assert_eq!(go_on(&mut first, &ids[at..]), go_on(&mut loaded, &ids[at..]), "{name}: saved at {at}");

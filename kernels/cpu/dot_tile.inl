@@ -38,9 +38,10 @@ template <> struct Step<Bf16> {
 };
 
 /// One step of all sums: columns c .. c+COLS, or c .. c+n of the tail. The shorter side of the tile is held in registers,
-/// the longer one passes through one of them.
+/// the longer one passes through one of them. Always inlined: the sums are registers.
 template <bool whole, int MR, int NR, class W, class X>
-inline void dot_step(F32V (&acc)[MR][NR], const X *const (&x)[MR], const W *const (&w)[NR], size_t c, size_t n_cols) {
+[[gnu::always_inline]] inline void dot_step(F32V (&acc)[MR][NR], const X *const (&x)[MR], const W *const (&w)[NR], size_t c,
+                                            size_t n_cols) {
   using S = Step<X>;
   using V = typename S::V;
   if constexpr (MR < NR) {

@@ -9,6 +9,7 @@
 //            as 0 * v, which could be NaN or turn a -0 into +0
 //   merge    the running (maximum, total, o) of the row and the tile's, both scaled to the larger maximum
 // Every step works on one row as if it were alone: hence the bits don't depend on the block. The running o stands in `out`.
+// k and v are widened as they are read; everything else is f32.
 // Cost: 4 * head_dim flops per (row, entry), and one read of k and v per group.
 #pragma once
 
@@ -18,9 +19,10 @@ constexpr int FEW_ROWS = 2;        // so few take k in order and ask for rows ah
 constexpr size_t AHEAD = 16;       // entries whose rows are on their way
 constexpr size_t SEEN_CHUNK = 256; // entries whose `seen` bits are at hand at a time
 
-/// A group of (query, head) rows and its running state.
-struct AttentionRows {
+/// A group of (query, head) rows and its running state. KV is the format of k and v.
+template <class KV> struct AttentionRows {
   const DogeAttentionArgs *args;
+  const KV *k, *v;
   size_t first; // row of the block: query * n_heads + head
   int n;
   uint32_t all;     // a bit for each row
@@ -44,16 +46,17 @@ struct SeenEntries {
 
 /// Where the entries of a run stand in k or v. In a plain run nothing is looked up, and here nothing is read twice: one more
 /// load a row, from whatever table, costs a third of the speed at which rows stream by.
-template <bool plain> struct EntryRows {
-  const float *first;
+template <bool plain, class KV> struct EntryRows {
+  const KV *first;
   const uint32_t *row;
   size_t stride;
-  EntryRows(const float *from, const DogeAttentionArgs *a, const SeenEntries &seen)
+  EntryRows(const KV *from, const DogeAttentionArgs *a, const SeenEntries &seen)
       : first(from + (plain ? a->row[seen.begin] * a->kv_stride : 0)), row(a->row + seen.begin), stride(a->kv_stride) {}
-  const float *operator[](size_t i) const { return first + (plain ? i : row[i]) * stride; }
+  const KV *operator[](size_t i) const { return first + (plain ? i : row[i]) * stride; }
 };
 
-inline void find_seen(SeenEntries &seen, const AttentionRows &rows, size_t tile_begin, size_t tile_end, size_t place) {
+template <class KV>
+inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t tile_begin, size_t tile_end, size_t place) {
   const DogeAttentionArgs *a = rows.args;
   seen.place = place;
   seen.stride = tile_end - tile_begin;
@@ -81,25 +84,26 @@ inline void find_seen(SeenEntries &seen, const AttentionRows &rows, size_t tile_
 
 /// Asks for the row of k or v that is needed AHEAD entries after seen.begin + i, so that a few rows run through keys at the
 /// speed of memory. k and v of a tile come in turn: past the end of the tile's k begins its v, past that the next tile's k.
-template <bool is_k> inline void fetch_ahead(const AttentionRows &rows, const SeenEntries &seen, size_t i) {
+template <bool is_k, class KV>
+inline void fetch_ahead(const AttentionRows<KV> &rows, const SeenEntries &seen, size_t i) {
   const DogeAttentionArgs *a = rows.args;
   const size_t tile_begin = seen.begin - seen.place, tile_end = tile_begin + seen.stride;
   size_t t = seen.begin + i + AHEAD;
-  const float *from = is_k ? a->k : a->v;
+  const KV *from = is_k ? rows.k : rows.v;
   if (t >= tile_end) {
-    from = is_k ? a->v : a->k;
+    from = is_k ? rows.v : rows.k;
     if (is_k) t -= tile_end - tile_begin;
     if (t < tile_begin || t >= a->tile_begin[a->n_tiles]) return;
   }
   const char *row = (const char *)(from + (size_t)a->row[t] * a->kv_stride);
-  for (size_t b = 0; b < a->head_dim * sizeof(float); b += 64) prefetch(row + b);
+  for (size_t b = 0; b < a->head_dim * sizeof(KV); b += 64) prefetch(row + b);
 }
 
 /// dot(q, k) of NR entries from seen.begin + i on, for all rows.
-template <int NR> inline void entry_dots(const AttentionRows &rows, const SeenEntries &seen, size_t i) {
+template <int NR, class KV> inline void entry_dots(const AttentionRows<KV> &rows, const SeenEntries &seen, size_t i) {
   const DogeAttentionArgs *a = rows.args;
-  const EntryRows<false> all(a->k, a, seen);
-  const float *k[NR];
+  const EntryRows<false, KV> all(rows.k, a, seen);
+  const KV *k[NR];
   for (int j = 0; j < NR; ++j) k[j] = all[i + j];
   for (int r = 0; r < rows.n; r += TILE_ROWS) {
     const int some = rows.n - r < TILE_ROWS ? rows.n - r : TILE_ROWS;
@@ -109,18 +113,19 @@ template <int NR> inline void entry_dots(const AttentionRows &rows, const SeenEn
 }
 
 /// The same for MR = rows.n rows, entry after entry: k is read once and in order, as memory likes it best.
-template <int MR, bool plain> inline void entry_dots_in_order(const AttentionRows &rows, const SeenEntries &seen) {
-  const EntryRows<plain> k(rows.args->k, rows.args, seen);
+template <int MR, bool plain, class KV>
+inline void entry_dots_in_order(const AttentionRows<KV> &rows, const SeenEntries &seen) {
+  const EntryRows<plain, KV> k(rows.k, rows.args, seen);
   const size_t n = seen.n, stride = seen.stride, head_dim = rows.args->head_dim;
   float *p = rows.p + seen.place;
   for (size_t i = 0; i < n; ++i) {
     fetch_ahead<true>(rows, seen, i);
-    const float *row = k[i];
+    const KV *row = k[i];
     dot_tile<MR, 1>(p + i, stride, 0, rows.q, &row, head_dim);
   }
 }
 
-inline void score(const AttentionRows &rows, const SeenEntries &seen) {
+template <class KV> inline void score(const AttentionRows<KV> &rows, const SeenEntries &seen) {
   size_t i = 0;
   if (!seen.any) {
     for (int r = 0; r < rows.n; ++r)
@@ -176,8 +181,8 @@ template <int NR> inline void add_up(float *total, const float *p, size_t n) {
 }
 
 /// mixed[r..r+MR][c..c+channels] += p * v over a run of entries; channels = NV * LANES, or fewer than LANES and NV = 1.
-template <int MR, int NV, bool plain>
-inline void mix_tile(const AttentionRows &rows, const SeenEntries &seen, int r, size_t c, size_t channels) {
+template <int MR, int NV, bool plain, class KV>
+inline void mix_tile(const AttentionRows<KV> &rows, const SeenEntries &seen, int r, size_t c, size_t channels) {
   const DogeAttentionArgs *a = rows.args;
   const bool whole = channels == NV * LANES;
   const float *p = rows.p + r * seen.stride + seen.place;
@@ -190,14 +195,14 @@ inline void mix_tile(const AttentionRows &rows, const SeenEntries &seen, int r, 
     }
 
   constexpr uint32_t ALL = (1u << MR) - 1;
-  const EntryRows<plain> v_rows(a->v, a, seen);
+  const EntryRows<plain, KV> v_rows(rows.v, a, seen);
   for (size_t i = 0; i < seen.n; ++i) {
     const uint32_t by = plain ? ALL : seen.rows[i] >> r & ALL;
     if constexpr (MR <= FEW_ROWS) {
       if (rows.n == MR && c == 0) fetch_ahead<false>(rows, seen, i);
     }
     if (!by) continue;
-    const float *v = v_rows[i] + c;
+    const KV *v = v_rows[i] + c;
     F32V vs[NV];
     for (int j = 0; j < NV; ++j) vs[j] = whole ? load(v + j * LANES) : load_n(v, channels);
     if (by == ALL) {
@@ -222,8 +227,8 @@ inline void mix_tile(const AttentionRows &rows, const SeenEntries &seen, int r, 
 }
 
 /// All channels from c on, NV vectors at a time, the rest by fewer.
-template <int MR, int NV, bool plain>
-inline void mix_channels(const AttentionRows &rows, const SeenEntries &seen, int r, size_t c) {
+template <int MR, int NV, bool plain, class KV>
+inline void mix_channels(const AttentionRows<KV> &rows, const SeenEntries &seen, int r, size_t c) {
   const size_t head_dim = rows.args->head_dim;
   for (; c + NV * LANES <= head_dim; c += NV * LANES) mix_tile<MR, NV, plain>(rows, seen, r, c, NV * LANES);
   if constexpr (NV > 1) mix_channels<MR, NV / 2, plain>(rows, seen, r, c);
@@ -231,14 +236,14 @@ inline void mix_channels(const AttentionRows &rows, const SeenEntries &seen, int
 }
 
 /// All channels of some <= MR rows, known at run time.
-template <int MR> inline void mix_rows(const AttentionRows &rows, const SeenEntries &seen, int r, int some) {
+template <int MR, class KV> inline void mix_rows(const AttentionRows<KV> &rows, const SeenEntries &seen, int r, int some) {
   constexpr int NV = MIX_SUMS / MR >= 8 ? 8 : MIX_SUMS / MR >= 4 ? 4 : 2;
   if (some == MR) return seen.plain ? mix_channels<MR, NV, true>(rows, seen, r, 0) : mix_channels<MR, NV, false>(rows, seen, r, 0);
   if constexpr (MR > 1) mix_rows<MR - 1>(rows, seen, r, some);
 }
 
 /// o = o * old + mixed * now, or a copy of the first tile.
-inline void merge(AttentionRows &rows, int r, float maximum, float total) {
+template <class KV> inline void merge(AttentionRows<KV> &rows, int r, float maximum, float total) {
   const size_t head_dim = rows.args->head_dim;
   const float *mixed = rows.mixed + r * head_dim;
   float *o = rows.o[r];
@@ -261,7 +266,7 @@ inline void merge(AttentionRows &rows, int r, float maximum, float total) {
   }
 }
 
-inline void attend_tile(AttentionRows &rows, size_t begin, size_t end) {
+template <class KV> inline void attend_tile(AttentionRows<KV> &rows, size_t begin, size_t end) {
   const DogeAttentionArgs *a = rows.args;
   SeenEntries seen;
   uint32_t any = 0;
@@ -291,7 +296,7 @@ inline void attend_tile(AttentionRows &rows, size_t begin, size_t end) {
   }
 }
 
-void dynamic_mask_attention(const DogeAttentionArgs *a) {
+template <class KV> void dynamic_mask_attention(const DogeAttentionArgs *a) {
   size_t longest = 0;
   for (size_t i = 0; i < a->n_tiles; ++i) {
     const size_t length = a->tile_begin[i + 1] - a->tile_begin[i];
@@ -299,8 +304,10 @@ void dynamic_mask_attention(const DogeAttentionArgs *a) {
   }
   const size_t n_rows = a->n_queries * a->n_heads;
   for (size_t first = 0; first < n_rows; first += DOGE_ATTENTION_ROWS) {
-    AttentionRows rows;
+    AttentionRows<KV> rows;
     rows.args = a;
+    rows.k = (const KV *)a->k;
+    rows.v = (const KV *)a->v;
     rows.first = first;
     rows.n = n_rows - first < DOGE_ATTENTION_ROWS ? (int)(n_rows - first) : DOGE_ATTENTION_ROWS;
     rows.all = (1u << rows.n) - 1;

@@ -42,7 +42,7 @@ extern "C" const DogeKernelTable DOGE_TABLE = {
     /* gemv_int               */ {gemv_int<Int8>, gemv_int<Int4>},
     /* gemm_int               */ {gemm_int<Int8>, gemm_int<Int4>},
     /* mask_score             */ mask_score,
-    /* dynamic_mask_attention */ dynamic_mask_attention,
+    /* dynamic_mask_attention */ {dynamic_mask_attention<F32>, dynamic_mask_attention<Bf16>, dynamic_mask_attention<F16>},
     /* gated_activation       */ gated_activation,
     /* product_key_router     */ product_key_router,
     /* expert_down            */ {expert_down<F32>, expert_down<Bf16>, expert_down<F16>, expert_down_int<Int8>, expert_down_int<Int4>},

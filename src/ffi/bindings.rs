@@ -119,8 +119,8 @@ const _: () = {
 pub struct DogeAttentionArgs {
     pub out: *mut f32,
     pub q: *const f32,
-    pub k: *const f32,
-    pub v: *const f32,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
     pub row: *const u32,
     pub mask: *const *const f32,
     pub seen_from: *const u32,
@@ -281,7 +281,7 @@ pub struct DogeKernelTable {
             n: usize,
         ),
     >,
-    pub dynamic_mask_attention: ::core::option::Option<unsafe extern "C" fn(args: *const DogeAttentionArgs)>,
+    pub dynamic_mask_attention: [::core::option::Option<unsafe extern "C" fn(args: *const DogeAttentionArgs)>; 3usize],
     pub gated_activation:
         ::core::option::Option<unsafe extern "C" fn(out: *mut f32, gate: *const f32, up: *const f32, n: usize, act: u32)>,
     pub product_key_router: ::core::option::Option<unsafe extern "C" fn(args: *const DogeRouterArgs)>,
@@ -316,7 +316,7 @@ pub struct DogeKernelTable {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeKernelTable"][::core::mem::size_of::<DogeKernelTable>() - 328usize];
+    ["Size of DogeKernelTable"][::core::mem::size_of::<DogeKernelTable>() - 344usize];
     ["Alignment of DogeKernelTable"][::core::mem::align_of::<DogeKernelTable>() - 8usize];
     ["Offset of field: DogeKernelTable::abi_version"][::core::mem::offset_of!(DogeKernelTable, abi_version) - 0usize];
     ["Offset of field: DogeKernelTable::lanes"][::core::mem::offset_of!(DogeKernelTable, lanes) - 4usize];
@@ -337,14 +337,14 @@ const _: () = {
     ["Offset of field: DogeKernelTable::mask_score"][::core::mem::offset_of!(DogeKernelTable, mask_score) - 192usize];
     ["Offset of field: DogeKernelTable::dynamic_mask_attention"]
         [::core::mem::offset_of!(DogeKernelTable, dynamic_mask_attention) - 200usize];
-    ["Offset of field: DogeKernelTable::gated_activation"][::core::mem::offset_of!(DogeKernelTable, gated_activation) - 208usize];
+    ["Offset of field: DogeKernelTable::gated_activation"][::core::mem::offset_of!(DogeKernelTable, gated_activation) - 224usize];
     ["Offset of field: DogeKernelTable::product_key_router"]
-        [::core::mem::offset_of!(DogeKernelTable, product_key_router) - 216usize];
-    ["Offset of field: DogeKernelTable::expert_down"][::core::mem::offset_of!(DogeKernelTable, expert_down) - 224usize];
-    ["Offset of field: DogeKernelTable::expert_up"][::core::mem::offset_of!(DogeKernelTable, expert_up) - 264usize];
-    ["Offset of field: DogeKernelTable::argmax"][::core::mem::offset_of!(DogeKernelTable, argmax) - 304usize];
-    ["Offset of field: DogeKernelTable::read_words"][::core::mem::offset_of!(DogeKernelTable, read_words) - 312usize];
-    ["Offset of field: DogeKernelTable::peak"][::core::mem::offset_of!(DogeKernelTable, peak) - 320usize];
+        [::core::mem::offset_of!(DogeKernelTable, product_key_router) - 232usize];
+    ["Offset of field: DogeKernelTable::expert_down"][::core::mem::offset_of!(DogeKernelTable, expert_down) - 240usize];
+    ["Offset of field: DogeKernelTable::expert_up"][::core::mem::offset_of!(DogeKernelTable, expert_up) - 280usize];
+    ["Offset of field: DogeKernelTable::argmax"][::core::mem::offset_of!(DogeKernelTable, argmax) - 320usize];
+    ["Offset of field: DogeKernelTable::read_words"][::core::mem::offset_of!(DogeKernelTable, read_words) - 328usize];
+    ["Offset of field: DogeKernelTable::peak"][::core::mem::offset_of!(DogeKernelTable, peak) - 336usize];
 };
 unsafe extern "C" {
     pub static doge_kernels_scalar: DogeKernelTable;

@@ -10,8 +10,11 @@
 mod copy;
 mod saved;
 
-use super::kept_set::{KeptSet, Key, TILE};
-use crate::{ops::AttentionHead, Error, Result};
+use super::{
+    kept_set::{KeptSet, Key, TILE},
+    kv_rows::{KvRows, Side},
+};
+use crate::{dtype::Float, ops::AttentionHead, Error, Result};
 
 /// The sizes that shape a state.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +23,8 @@ pub struct StateShape {
     /// M: one set each; a multiple of `num_key_value_heads`.
     pub mask_heads: usize,
     pub head_dim: usize,
+    /// Of the K and V rows.
+    pub kv_dtype: Float,
     pub keep_window_size: usize,
     pub sliding_window: Option<usize>,
     /// Tokens of a block at most.
@@ -54,53 +59,17 @@ impl StateShape {
     /// Bytes of the K and V rows of one layer after `tokens` tokens.
     pub fn bytes(&self, tokens: usize) -> u128 {
         let rows = if tokens == 0 { 0 } else { self.rows(tokens) };
-        let row = 2 * size_of::<f32>() as u128 * self.head_dim as u128;
+        let row = 2 * self.kv_dtype.size() as u128 * self.head_dim as u128;
         self.owners(tokens).len() as u128 * rows as u128 * row
     }
 }
 
-/// K and V rows.
-#[derive(Clone, Debug, Default)]
-struct Arena {
-    /// [rows][head_dim] each
-    k: Vec<f32>,
-    v: Vec<f32>,
-}
-
-impl Arena {
-    /// Grows to `rows` rows.
-    fn grow(&mut self, rows: usize, head_dim: usize) -> Result<()> {
-        let floats = rows.saturating_mul(head_dim);
-        let no_room = |_| Error::OutOfMemory { bytes: 2 * floats as u128 * 4, what: "the K and V rows of a session" };
-        for side in [&mut self.k, &mut self.v] {
-            let more = floats.saturating_sub(side.len());
-            side.try_reserve_exact(more).map_err(no_room)?;
-            side.resize(side.len() + more, 0.0);
-        }
-        Ok(())
-    }
-
-    /// Writes a row; `k` and `v` are its `head_dim` floats.
-    fn put(&mut self, row: usize, k: &[f32], v: &[f32]) {
-        let at = row * k.len();
-        self.k[at..at + k.len()].copy_from_slice(k);
-        self.v[at..at + v.len()].copy_from_slice(v);
-    }
-
-    /// Copies row `from` over row `to`.
-    fn move_row(&mut self, from: usize, to: usize, head_dim: usize) {
-        for side in [&mut self.k, &mut self.v] {
-            side.copy_within(from * head_dim..(from + 1) * head_dim, to * head_dim);
-        }
-    }
-}
-
 /// What one layer remembers.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LayerState {
     shape: StateShape,
-    /// [mask_heads]: a mask head's own, or that of the first of those that share a K/V head.
-    arenas: Vec<Arena>,
+    /// An arena for each mask head that has rows of its own, or will have once keys are dropped.
+    kv: KvRows,
     /// [mask_heads]; without sliding_window.
     sets: Vec<KeptSet>,
     /// With sliding_window: [mask_heads][rows] mask values; the row of place p is p % rows.
@@ -127,7 +96,7 @@ impl LayerState {
         let (sets, rings) = if sliding { (0, shape.mask_heads) } else { (shape.mask_heads, 0) };
         LayerState {
             shape,
-            arenas: vec![Arena::default(); shape.mask_heads],
+            kv: KvRows::new(shape.head_dim, shape.kv_dtype),
             sets: vec![KeptSet::new(shape.keep_window_size); sets],
             ring: vec![Vec::new(); rings],
             chosen: vec![Chosen::default(); rings],
@@ -149,13 +118,10 @@ impl LayerState {
         let old = std::mem::replace(self, LayerState::new(shape));
         self.reserve(tokens)?;
         self.tokens = old.tokens;
-        let (d, rows, old_rows) = (shape.head_dim, shape.rows(tokens), old.shape.rows(tokens));
+        let (rows, old_rows) = (shape.rows(tokens), old.shape.rows(tokens));
         for place in tokens.saturating_sub(window)..tokens {
             let (to, from) = (place % rows, place % old_rows);
-            let of_row = |side: &[f32]| side[from * d..(from + 1) * d].to_vec();
-            for (arena, was) in self.arenas.iter_mut().zip(&old.arenas).step_by(shape.sharing()) {
-                arena.put(to, &of_row(&was.k), &of_row(&was.v));
-            }
+            (0..old.kv.arenas()).for_each(|arena| self.kv.copy_row(arena, to, &old.kv, arena, from));
             self.ring.iter_mut().zip(&old.ring).for_each(|(ring, was)| ring[to] = was[from]);
         }
         Ok(())
@@ -178,12 +144,12 @@ impl LayerState {
             chosen.tile_begin.try_reserve(rows / TILE + 2).map_err(no_room)?;
         }
         self.sets.iter_mut().try_for_each(|set| set.reserve(tokens, shape.block)).map_err(no_room)?;
-        shape.owners(tokens).try_for_each(|m| self.arenas[m].grow(rows, shape.head_dim))
+        self.kv.grow(shape.owners(tokens).len(), rows)
     }
 
     /// Bytes that the query after `tokens` tokens reads of this state.
     pub fn bytes_per_token(&self, tokens: usize) -> usize {
-        let row = 2 * self.shape.head_dim * size_of::<f32>();
+        let row = 2 * self.shape.head_dim * self.shape.kv_dtype.size();
         let key = size_of::<u32>() + size_of::<f32>(); // row number and mask value
         let arenas = self.shape.owners(tokens).len();
         if let Some(window) = self.shape.sliding_window {
@@ -210,7 +176,7 @@ impl LayerState {
             (0..n).for_each(|t| ring[(before + t) % rows] = mask[t * mask_heads + m]);
         }
         for m in 0..mask_heads {
-            let owner = self.owner(m) == m;
+            let (owner, arena) = (self.owner(m) == m, self.arena(m));
             for t in 0..n {
                 let row = match self.sets.get_mut(m) {
                     Some(set) => set.offer(place0 + t as u32, mask[t * mask_heads + m]).map(|row| row as usize),
@@ -218,7 +184,8 @@ impl LayerState {
                 };
                 if let Some(row) = row.filter(|_| owner) {
                     let at = (t * nkv + m / shape.sharing()) * d;
-                    self.arenas[m].put(row, &k[at..at + d], &v[at..at + d]);
+                    self.kv.put(arena, Side::K, row, &k[at..at + d]);
+                    self.kv.put(arena, Side::V, row, &v[at..at + d]);
                 }
             }
             if let Some(set) = self.sets.get_mut(m) {
@@ -227,7 +194,12 @@ impl LayerState {
         }
     }
 
-    /// The mask head in whose arena the rows of `m` are.
+    /// The arena in which the rows of mask head `m` are.
+    fn arena(&self, m: usize) -> usize {
+        self.owner(m) * self.kv.arenas() / self.shape.mask_heads
+    }
+
+    /// The mask head whose rows are those of `m`.
     fn owner(&self, m: usize) -> usize {
         if self.shape.is_split(self.tokens as usize) {
             m
@@ -238,20 +210,17 @@ impl LayerState {
 
     /// Moves the newcomers of the last block from their spare rows to their slots'.
     fn settle(&mut self) {
-        for (set, arena) in self.sets.iter_mut().zip(&mut self.arenas) {
-            set.begin_block(|from, to| arena.move_row(from as usize, to as usize, self.shape.head_dim));
+        for m in 0..self.sets.len() {
+            let arena = self.arena(m);
+            self.sets[m].begin_block(|from, to| self.kv.move_row(arena, from as usize, to as usize));
         }
     }
 
-    /// Gives each mask head that shared rows until now, `rows` of them, its own copy.
+    /// Gives each mask head that shared rows until now, `rows` of them, its own copy. There is an arena for each already.
     fn split(&mut self, rows: usize) {
-        let floats = rows * self.shape.head_dim;
-        for sharing in self.arenas.chunks_mut(self.shape.sharing()) {
-            let Some((first, others)) = sharing.split_first_mut() else { return };
-            for other in others {
-                other.k[..floats].copy_from_slice(&first.k[..floats]);
-                other.v[..floats].copy_from_slice(&first.v[..floats]);
-            }
+        let sharing = self.shape.sharing();
+        for m in (0..self.shape.mask_heads).filter(|m| m % sharing != 0) {
+            self.kv.copy_arena(m - m % sharing, m, rows);
         }
     }
 
@@ -283,8 +252,8 @@ impl LayerState {
     /// The keys of mask head `m` for the attention of the block of `n_queries` just added (or of the query just chosen
     /// for).
     pub fn head(&self, m: usize, n_queries: usize) -> AttentionHead<'_> {
-        let arena = &self.arenas[self.owner(m)];
-        let (k, v) = (&arena.k[..], &arena.v[..]);
+        let arena = self.arena(m);
+        let (k, v) = (self.kv.matrix(arena, Side::K), self.kv.matrix(arena, Side::V));
         match self.sets.get(m).map(KeptSet::list) {
             Some(list) => AttentionHead {
                 k,

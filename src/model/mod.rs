@@ -8,6 +8,7 @@ pub mod family;
 mod forward;
 mod json;
 mod kept_set;
+mod kv_rows;
 mod kv_state;
 mod loaded;
 mod observer;

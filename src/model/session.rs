@@ -63,7 +63,8 @@ impl Session {
     /// An empty sequence.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for a block of 0 tokens; on a device [`Error::OutOfMemory`], [`Error::Device`]. Never panics.
+    /// [`Error::BadArgument`] for a block of 0 tokens; on a device [`Error::OutOfMemory`], [`Error::Device`], and
+    /// [`Error::UnsupportedOnDevice`] for K and V in 16 bits. Never panics.
     pub fn new(model: &Model, cpu: &Cpu, options: SessionOptions) -> Result<Self> {
         if options.block == 0 {
             return Err(Error::BadArgument { what: "block", why: "a block holds at least one token".into() });
@@ -73,6 +74,7 @@ impl Session {
             num_key_value_heads: config.num_key_value_heads,
             mask_heads: model.variant().mask_heads,
             head_dim: config.head_dim,
+            kv_dtype: options.kv_dtype,
             keep_window_size: config.keep_window_size,
             sliding_window: config.sliding_window,
             block: options.block,
@@ -80,7 +82,7 @@ impl Session {
         let options = SessionOptions { ctx_size: options.ctx_size.min(MAX_TOKENS), ..options };
         Ok(Session {
             rope: Rope::new(config),
-            layers: vec![LayerState::new(shape); config.num_hidden_layers],
+            layers: empty_layers(shape, config.num_hidden_layers),
             scratch: Scratch::default(),
             tokens: 0,
             room: 0,
@@ -157,7 +159,7 @@ impl Session {
             scratch.logits[..logits.len()].copy_from_slice(logits);
         }
         let layers: Vec<LayerState> = match self.model.is_on_device() {
-            true => self.layers.clone(), // empty
+            true => empty_layers(self.shape, self.layers.len()),
             false => self.layers.iter().map(|layer| layer.fork(room)).collect::<Result<_>>()?,
         };
         Ok(Session {
@@ -207,6 +209,11 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The layers of an empty sequence.
+fn empty_layers(shape: StateShape, n: usize) -> Vec<LayerState> {
+    (0..n).map(|_| LayerState::new(shape)).collect()
 }
 
 impl std::fmt::Debug for Session {

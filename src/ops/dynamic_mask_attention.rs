@@ -1,15 +1,15 @@
 use std::sync::{Mutex, PoisonError};
 
-use super::{expect_len, kernel, product, rows_of, Cpu, SharedMut};
-use crate::{ffi, Error, Result};
+use super::{expect_len, kernel, product, Cpu, SharedMut};
+use crate::{ffi, Error, Matrix, Result};
 
 /// The keys of one mask head and where their K and V rows are.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionHead<'a> {
-    /// Rows of `head_dim` floats.
-    pub k: &'a [f32],
-    /// As `k`.
-    pub v: &'a [f32],
+    /// `[rows, head_dim]`, in one of [`Dtype::FLOATS`](crate::Dtype::FLOATS).
+    pub k: Matrix<'a>,
+    /// As `k`, in the same format.
+    pub v: Matrix<'a>,
     /// `[n]`: the row of each key in `k` and `v`.
     pub row: &'a [u32],
     /// `[n]`: the mask value of each key.
@@ -23,7 +23,7 @@ pub struct AttentionHead<'a> {
 impl AttentionHead<'_> {
     /// Are the keys the same ones, in the same order, whatever their mask values?
     fn has_keys_of(&self, other: &Self) -> bool {
-        let same = |a: &[f32], b: &[f32]| std::ptr::eq(a, b);
+        let same = |a: Matrix<'_>, b: Matrix<'_>| std::ptr::eq(a.bytes(), b.bytes()) && a.dtype() == b.dtype();
         same(self.k, other.k)
             && same(self.v, other.v)
             && self.mask.len() == other.mask.len()
@@ -86,13 +86,12 @@ impl Cpu {
         // together, or by attention heads if those are too few for the threads.
         let queries_step = (ROWS / heads_per_mask.max(1)).max(1).min(n_queries.max(1));
         let single = n_queries == 1;
-        let shares_first = |m: &usize| single && head(*m).k.as_ptr() == head(0).k.as_ptr();
+        let shares_first = |m: &usize| single && head(*m).k.bytes().as_ptr() == head(0).k.bytes().as_ptr();
         let shared = (1..mask_heads).take_while(shares_first).count() + 1;
         let masks_step = if mask_heads / shared >= self.threads() { shared } else { 1 };
         let heads_step = if single && mask_heads < self.threads() { 1 } else { heads_per_mask.clamp(1, ROWS) };
         let (query_groups, head_groups) = (n_queries.div_ceil(queries_step), heads_per_mask.div_ceil(heads_step));
         let mask_groups = mask_heads.div_ceil(masks_step);
-        let attention = kernel!(self.dynamic_mask_attention);
         let (out, scratch) = (SharedMut::new(out), SharedMut::new(scratch));
         let refused = Mutex::new(None);
         self.pool.run(mask_groups * head_groups * query_groups, |chunk, thread| {
@@ -122,15 +121,16 @@ impl Cpu {
                 let at = first_query * row + (m * heads_per_mask + first_head) * head_dim;
                 let (seen_from, seen_until) =
                     keys.seen.map_or((std::ptr::null(), std::ptr::null()), |(a, b)| (a.as_ptr(), b.as_ptr()));
-                // SAFETY: the key list is consistent, its rows lie in k and v and its longest tile fits the scratch (`check`),
+                let attention = kernel!(self.dynamic_mask_attention[keys.k.dtype()]);
+                // SAFETY: the key list is consistent, its rows lie in k and v, of this format, and its longest tile fits the scratch (`check`),
                 // and each of the n_heads masks is as long (`has_keys_of`); the queries and heads of this chunk lie in q
                 // and out (checked), and no other chunk has them; each thread has scratch_of_one floats of its own.
                 unsafe {
                     attention(&ffi::DogeAttentionArgs {
                         out: out.ptr().add(at), // [n_queries][row], heads first_head.. of mask head m
                         q: q.as_ptr().add(at),
-                        k: keys.k.as_ptr(),
-                        v: keys.v.as_ptr(),
+                        k: keys.k.bytes().as_ptr().cast(),
+                        v: keys.v.bytes().as_ptr().cast(),
                         row: keys.row.as_ptr(),
                         mask: masks.as_ptr(),
                         seen_from,
@@ -168,18 +168,26 @@ fn check(head: &AttentionHead<'_>, head_dim: usize, scratch: usize) -> Result<()
         expect_len("attention: seen_from", from.len(), n)?;
         expect_len("attention: seen_until", until.len(), n)?;
     }
-    let rows = rows_of("attention: k", head.k.len(), head_dim)?.min(rows_of("attention: v", head.v.len(), head_dim)?);
+    let bad = |what, why| Err(Error::BadArgument { what, why });
+    let (k, v) = (head.k, head.v);
+    if k.dtype().is_int() || k.dtype() != v.dtype() {
+        return bad("attention: k", format!("is {} and v {}; both are to be of one float format", k.dtype(), v.dtype()));
+    }
+    if k.cols() != head_dim || v.cols() != head_dim {
+        return bad("attention: k", format!("rows of {} and v's of {}, heads of {head_dim}", k.cols(), v.cols()));
+    }
+    let rows = k.rows().min(v.rows());
     let largest = head.row.iter().fold(0, |largest, &row| largest.max(row));
     if n > 0 && largest as usize >= rows {
-        return Err(Error::BadArgument { what: "attention: row", why: format!("key row {largest} of {rows}") });
+        return bad("attention: row", format!("key row {largest} of {rows}"));
     }
     let ascending = head.tile_begin.first() == Some(&0) && head.tile_begin.windows(2).all(|w| w[0] <= w[1]);
     if !ascending || head.tile_begin.last() != Some(&(n as u32)) {
-        return Err(Error::BadArgument { what: "attention: tile_begin", why: format!("does not ascend from 0 to {n}") });
+        return bad("attention: tile_begin", format!("does not ascend from 0 to {n}"));
     }
     let tile = head.tile_begin.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
     if scratch < attention_scratch(tile, head_dim) {
-        return Err(Error::BadArgument { what: "attention: scratch", why: format!("too short for tiles of {tile} keys") });
+        return bad("attention: scratch", format!("too short for tiles of {tile} keys"));
     }
     Ok(())
 }

@@ -38,6 +38,9 @@ pub struct GuardedBytes {
     len: usize,
 }
 
+// SAFETY: as for `Guarded`.
+unsafe impl Sync for GuardedBytes {}
+
 impl GuardedBytes {
     pub fn new(bytes: &[u8], offset: usize) -> Self {
         let pages = behind(bytes, offset);

@@ -86,7 +86,7 @@ int main(void) {
       .out = out, .q = x, .k = kv, .v = kv + KEYS * DIM, .row = row, .mask = mask, .seen_from = from, .seen_until = until,
       .tile_begin = tiles, .scratch = scratch, .n_tiles = 3, .n_queries = 5, .n_heads = HEADS, .head_dim = DIM,
       .q_stride = HEADS * DIM, .out_stride = HEADS * DIM, .kv_stride = DIM, .place0 = 17, .scale = 0.288675f};
-  k->dynamic_mask_attention(&attention), show("dynamic_mask_attention", out, 5 * HEADS * DIM);
+  k->dynamic_mask_attention[DOGE_F32](&attention), show("dynamic_mask_attention", out, 5 * HEADS * DIM);
 
   static uint32_t expert[TOP];
   static float weight[TOP], hit[TOP];

@@ -6,7 +6,7 @@ use clap::Args;
 use doge_engine::{
     model::{LoadOptions, Model, SessionOptions},
     ops::{Activations, Routing},
-    DeviceWord, Dtype, Isa,
+    DeviceWord, Dtype, Float, Isa,
 };
 
 use crate::threads::{Asked, Threads};
@@ -125,6 +125,9 @@ pub struct SequenceOptions {
     /// How experts are chosen for a prompt (MoE checkpoints)
     #[arg(long, value_enum, default_value_t = RoutingWord::PerToken)]
     pub routing: RoutingWord,
+    /// Format of K and V in memory: f32, bf16, f16. With 16 bits, tokens far into a text come up to twice as fast
+    #[arg(long, value_name = "FORMAT", default_value_t = Float::F32)]
+    pub kv_dtype: Float,
 }
 
 impl SequenceOptions {
@@ -133,7 +136,7 @@ impl SequenceOptions {
             RoutingWord::PerToken => Routing::PerToken,
             RoutingWord::Reference => Routing::Reference,
         });
-        default.ctx_size(self.ctx_size.map_or(default.ctx_size, |n| n as usize))
+        default.ctx_size(self.ctx_size.map_or(default.ctx_size, |n| n as usize)).kv_dtype(self.kv_dtype)
     }
 }
 

@@ -13,7 +13,7 @@ use doge_engine::{
     ops::Cpu,
     perplexity::{self, Comparison, Mean, Windows},
     pool::Pool,
-    Dtype,
+    Dtype, Float,
 };
 use serde_json::{json, Value};
 
@@ -49,7 +49,10 @@ pub struct PerplexityArgs {
     /// Windows at most [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub windows: Option<u32>,
-    /// Load the model a second time in this format, with f32 activations, and compare token by token with that
+    /// Format of K and V in memory: f32, bf16, f16
+    #[arg(long, value_name = "FORMAT", default_value_t = Float::F32)]
+    pub kv_dtype: Float,
+    /// Load the model a second time in this format, with f32 activations, K and V, and compare token by token with that
     #[arg(long, value_name = "DTYPE")]
     pub kl_base: Option<Dtype>,
     #[command(flatten)]
@@ -83,13 +86,14 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
         stride: args.stride.unwrap_or(args.window) as usize,
         count: args.windows.map_or(usize::MAX, |n| n as usize),
     };
-    let options = SessionOptions::default();
+    let options = SessionOptions::default().kv_dtype(args.kv_dtype);
     let result = match args.kl_base {
         None => Measured { nll: perplexity::score(&model, &cpu, &ids, windows, options)?, beside: None },
         Some(dtype) => {
             let base = source.checkpoint(&args.model.load_options().dtype(dtype))?;
             let base = engine::place(base, &device, args.cpu.device, args.quiet)?;
-            let comparison = perplexity::compare((&model, &cpu), (&base, &base_cpu), &ids, windows, options)?;
+            let comparison =
+                perplexity::compare((&model, &cpu, options), (&base, &base_cpu, SessionOptions::default()), &ids, windows)?;
             Measured { nll: comparison.nll, beside: Some((dtype, comparison)) }
         }
     };
@@ -103,6 +107,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
             (object["window"], object["stride"]) = (json!(windows.window), json!(windows.stride));
             object["device"] = json!(device.to_string());
             object["activations"] = json!(activations_of(&model, form));
+            object["kv_dtype"] = json!(args.kv_dtype.to_string());
             (object["isa"], object["threads"]) = (json!(cpu.kernels().isa().name()), json!(cpu.threads()));
             (object["commit"], object["version"]) = (json!(version::COMMIT), json!(env!("CARGO_PKG_VERSION")));
             object.to_string()

@@ -12,15 +12,13 @@ impl LayerState {
         let mut fork = LayerState::new(self.shape);
         fork.reserve(tokens)?;
         fork.tokens = self.tokens;
-        let d = self.shape.head_dim;
-        for m in self.shape.owners(self.tokens as usize) {
-            let (to, from) = (&mut fork.arenas[m], &self.arenas[m]);
+        let tokens_in = self.tokens as usize;
+        for m in self.shape.owners(tokens_in) {
+            let (to, from) = (fork.arena(m), self.arena(m));
+            let mut copy = |row: usize, old: usize| fork.kv.copy_row(to, row, &self.kv, from, old);
             match self.sets.get(m) {
-                Some(set) => set.keys().enumerate().for_each(|(slot, key)| {
-                    let row = key.row as usize * d..(key.row as usize + 1) * d;
-                    to.put(slot, &from.k[row.clone()], &from.v[row]);
-                }),
-                None => to.put(0, &from.k, &from.v),
+                Some(set) => set.keys().enumerate().for_each(|(slot, key)| copy(slot, key.row as usize)),
+                None => (0..self.shape.rows(tokens_in).min(tokens_in)).for_each(|row| copy(row, row)),
             }
         }
         for (fork, set) in fork.sets.iter_mut().zip(&self.sets) {

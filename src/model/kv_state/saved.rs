@@ -5,9 +5,10 @@
 //! - with `sliding_window`, for the last places in order: the K and V rows of each K/V head, then for each mask head the
 //!   mask values.
 //!
-//! How many of each follows from the number of tokens; what is saved does not depend on what the session went through.
+//! All numbers as f32, whatever the format of the rows. How many of each follows from the number of tokens; what is saved
+//! does not depend on what the session went through.
 
-use super::{Arena, LayerState, StateShape};
+use super::{LayerState, Side, StateShape};
 use crate::{
     model::session::saved::{Reader, Writer},
     Result,
@@ -35,9 +36,13 @@ impl LayerState {
         let StateShape { head_dim: d, sliding_window, .. } = self.shape;
         let (tokens, places) = (self.tokens as usize, sliding_window.map(|window| self.last_places(window)));
         let rows = self.shape.rows(tokens);
+        let mut floats = vec![0.0; d];
         for m in self.shape.owners(tokens) {
-            for side in [&self.arenas[m].k, &self.arenas[m].v] {
-                let mut put = |row: usize| out.floats(&side[row * d..(row + 1) * d]);
+            for side in Side::BOTH {
+                let mut put = |row: usize| {
+                    self.kv.get(self.arena(m), side, row, &mut floats);
+                    out.floats(&floats);
+                };
                 match &places {
                     Some(places) => places.clone().for_each(|place| put(place % rows)),
                     None => self.sets[m].keys().for_each(|key| put(key.row as usize)),
@@ -66,10 +71,14 @@ impl LayerState {
             Some(window) => self.last_places(window),
             None => 0..keys, // the slots
         };
+        let mut floats = vec![0.0; d];
         for m in self.shape.owners(tokens as usize) {
-            let Arena { k, v } = &mut self.arenas[m];
-            for side in [k, v] {
-                places.clone().map(|place| place % rows * d).try_for_each(|at| from.floats(&mut side[at..at + d]))?;
+            let arena = self.arena(m);
+            for side in Side::BOTH {
+                for place in places.clone() {
+                    from.floats(&mut floats)?;
+                    self.kv.put(arena, side, place % rows, &floats);
+                }
             }
         }
         for ring in &mut self.ring {

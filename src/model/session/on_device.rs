@@ -7,7 +7,7 @@ use crate::{
     cuda::{Device, Sequence},
     model::{Model, Observer, SessionOptions},
     ops::Cpu,
-    Error, Result,
+    Error, Float, Result,
 };
 
 impl Model {
@@ -29,6 +29,12 @@ impl Model {
 
 /// The state of an empty session on the model's device, if it has one.
 pub(super) fn sequence(model: &Model, cpu: &Cpu, options: SessionOptions) -> Result<Option<Sequence>> {
+    if model.device.is_some() && options.kv_dtype != Float::F32 {
+        return Err(Error::UnsupportedOnDevice {
+            what: format!("K and V in {}", options.kv_dtype),
+            why: "its kernels keep them in f32; leave --kv-dtype out, or use --device cpu".into(),
+        });
+    }
     let on = |weights| Sequence::new(weights, &model.checkpoint, options, cpu.activations());
     model.device.as_ref().map(on).transpose()
 }

@@ -2,15 +2,18 @@
 
 use doge_engine::{
     ops::{AttentionHead, AttentionShape, Cpu},
-    reference::dynamic_mask_attention::{dynamic_mask_attention, Key},
-    Dtype,
+    reference::{
+        dynamic_mask_attention::{dynamic_mask_attention, Key},
+        embed::widen,
+    },
+    Dtype, Layout, Matrix,
 };
 
 use super::{
     super::{
-        cases::{Case, Fill, Random},
+        cases::{largest, stored, Case, Fill, Random},
         close::{attention_budget, within, Worst},
-        guarded::{Guarded, Painted},
+        guarded::{Guarded, GuardedBytes, Painted},
     },
     accepted, f64s, intact,
 };
@@ -46,8 +49,10 @@ pub struct Inputs {
 
 /// The keys of one mask head.
 pub struct Head {
-    pub k: Guarded<f32>,
-    pub v: Guarded<f32>,
+    /// `[rows, head_dim]` each
+    pub k: GuardedBytes,
+    pub v: GuardedBytes,
+    pub shape: (Dtype, usize, usize),
     pub row: Guarded<u32>,
     pub mask: Guarded<f32>,
     pub seen: Option<(Guarded<u32>, Guarded<u32>)>,
@@ -55,7 +60,7 @@ pub struct Head {
 }
 
 impl Inputs {
-    pub fn new(case: &Case) -> Self {
+    pub fn new(dtype: Dtype, case: &Case) -> Self {
         let Case { n, rows: n_queries, out: head_dim, fill, .. } = *case;
         let random = &mut Random::new(case.seed);
         let shape = AttentionShape {
@@ -67,12 +72,13 @@ impl Inputs {
             scale: (head_dim as f32).powf(-0.5),
         };
         // Extreme: scores of ten thousand, values whose weighted sum is just inside f32.
-        let (largest_qk, largest_v) = ((1e4 / head_dim as f32).sqrt(), f32::MAX / (4 * n.max(1)) as f32);
+        let (largest_qk, largest_v) = ((1e4 / head_dim as f32).sqrt(), largest(dtype).min(f32::MAX / (4 * n.max(1)) as f32));
         let q = random.fill(fill, n_queries * shape.mask_heads * shape.heads_per_mask * head_dim, largest_qk);
         let heads = (0..shape.mask_heads).map(|_| {
-            // More rows than keys, in any order, some shared: a slot list looks like that.
+            // More rows than keys: one after another, as a session's mostly are, or in any order, some shared.
             let table_rows = n + 3;
             let all_seen = case.seed % 4 == 0;
+            let in_order = random.below(2) == 0;
             let (place, end) = (shape.place0 as usize, shape.place0 as usize + n_queries);
             let from: Vec<u32> = (0..n).map(|_| random.below(end + 2) as u32).collect();
             let until = from.iter().map(|&from| match random.below(4) {
@@ -82,11 +88,22 @@ impl Inputs {
                 _ => from + random.below(n_queries + 3) as u32,
             });
             let until: Vec<u32> = until.collect();
+            let mut table = |largest| {
+                let numbers = random.fill(fill, table_rows * head_dim, largest);
+                GuardedBytes::new(&stored(dtype, Layout::Rows, [table_rows, head_dim], &numbers), 0)
+            };
             Head {
-                k: Guarded::new(&random.fill(fill, table_rows * head_dim, largest_qk)),
-                v: Guarded::new(&random.fill(fill, table_rows * head_dim, largest_v)),
+                k: table(largest_qk),
+                v: table(largest_v),
+                shape: (dtype, table_rows, head_dim),
                 row: Guarded::new(
-                    &(0..n).map(|i| if i == 0 { table_rows - 1 } else { random.below(table_rows) } as u32).collect::<Vec<_>>(),
+                    &(0..n as u32)
+                        .map(|i| match (in_order, i) {
+                            (true, _) => i + 3,
+                            (false, 0) => table_rows as u32 - 1,
+                            (false, _) => random.below(table_rows) as u32,
+                        })
+                        .collect::<Vec<_>>(),
                 ),
                 mask: Guarded::new(&random.fill(Fill::Uniform, n, 1.0).iter().map(|s| (3.0 * s).exp()).collect::<Vec<_>>()),
                 seen: (!all_seen).then(|| (Guarded::new(&from), Guarded::new(&until))),
@@ -118,10 +135,18 @@ impl Inputs {
 }
 
 impl Head {
+    pub fn k(&self) -> Matrix<'_> {
+        matrix(&self.k, self.shape)
+    }
+
+    pub fn v(&self) -> Matrix<'_> {
+        matrix(&self.v, self.shape)
+    }
+
     pub fn borrow(&self) -> AttentionHead<'_> {
         AttentionHead {
-            k: self.k.get(),
-            v: self.v.get(),
+            k: self.k(),
+            v: self.v(),
             row: self.row.get(),
             mask: self.mask.get(),
             seen: self.seen.as_ref().map(|(from, until)| (from.get(), until.get())),
@@ -136,8 +161,9 @@ impl Head {
         // Each entry stays in its tile.
         let cut = |&end: &u32| stays.iter().filter(|&&t| t < end as usize).count() as u32;
         Head {
-            k: Guarded::new(self.k.get()),
-            v: Guarded::new(self.v.get()),
+            k: GuardedBytes::new(self.k.get(), 0),
+            v: GuardedBytes::new(self.v.get(), 0),
+            shape: self.shape,
             row: pick(self.row.get()),
             mask: Guarded::new(&stays.iter().map(|&t| self.mask.get()[t]).collect::<Vec<_>>()),
             seen: seen.filter(|_| !only_seen),
@@ -151,6 +177,10 @@ impl Head {
     }
 }
 
+fn matrix(bytes: &GuardedBytes, (dtype, rows, cols): (Dtype, usize, usize)) -> Matrix<'_> {
+    Matrix::new(dtype, rows, cols, bytes.get()).expect("stored with this shape")
+}
+
 /// A cut of `n` keys into tiles, empty ones among them.
 fn tiles(n: usize, random: &mut Random) -> Vec<u32> {
     let mut tiles: Vec<u32> = (0..random.below(6)).map(|_| random.below(n + 1) as u32).collect();
@@ -159,13 +189,14 @@ fn tiles(n: usize, random: &mut Random) -> Vec<u32> {
     tiles
 }
 
-pub fn run(cpu: &Cpu, _: Dtype, case: &Case) -> Worst {
-    let inputs = Inputs::new(case);
+pub fn run(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
+    let inputs = Inputs::new(dtype, case);
     let AttentionShape { n_queries, place0, heads_per_mask, head_dim: d, scale, .. } = inputs.shape;
     let mut out = Painted::<f32>::new(n_queries * inputs.row());
     let answer = accepted(inputs.call(cpu, out.get_mut()));
 
-    let tables: Vec<(Vec<f64>, Vec<f64>)> = inputs.heads.iter().map(|head| (f64s(head.k.get()), f64s(head.v.get()))).collect();
+    let wide = |matrix| f64s(&widen(matrix));
+    let tables: Vec<(Vec<f64>, Vec<f64>)> = inputs.heads.iter().map(|head| (wide(head.k()), wide(head.v()))).collect();
     let (mut want, mut budget) = (Vec::new(), Vec::new());
     for (i, q) in inputs.q.get().chunks_exact(d).enumerate() {
         let (query, m) = (i / (inputs.shape.mask_heads * heads_per_mask), i / heads_per_mask % inputs.shape.mask_heads);
@@ -188,7 +219,8 @@ pub fn all_of(cpu: &Cpu, q: &[f32], k: &[f32], v: &[f32], s: &[f32], scale: f32)
     let (head_dim, n) = (q.len(), s.len() as u32);
     let (row, tile_begin): (Vec<u32>, [u32; 2]) = ((0..n).collect(), [0, n]);
     let shape = AttentionShape { n_queries: 1, place0: 0, mask_heads: 1, heads_per_mask: 1, head_dim, scale };
-    let head = AttentionHead { k, v, row: &row, mask: s, seen: None, tile_begin: &tile_begin };
+    let matrix = |x| Matrix::new(Dtype::F32, n as usize, head_dim, bytemuck::cast_slice(x)).expect("rows of head_dim");
+    let head = AttentionHead { k: matrix(k), v: matrix(v), row: &row, mask: s, seen: None, tile_begin: &tile_begin };
     let mut out = vec![0.0; head_dim];
     cpu.dynamic_mask_attention(&mut out, q, |_| head, shape, &mut vec![0.0; cpu.attention_scratch(n as usize, head_dim)])?;
     Ok(out)

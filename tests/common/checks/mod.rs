@@ -89,7 +89,7 @@ pub const CHECKS: &[Check] = &[
         cases: activations::mask_score_cases,
         run: activations::mask_score,
     },
-    Check { op: "dynamic_mask_attention", dtypes: VECTORS, class: Class::Composed, cases: attention::cases, run: attention::run },
+    Check { op: "dynamic_mask_attention", dtypes: FLOATS, class: Class::Composed, cases: attention::cases, run: attention::run },
     Check {
         op: "gated_activation",
         dtypes: VECTORS,

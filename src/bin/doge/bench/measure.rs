@@ -6,7 +6,7 @@ use doge_engine::{
     model::{Model, Session, SessionOptions},
     ops::{Activations, Cpu},
     roof::Roof,
-    Dtype, Result,
+    Dtype, Float, Result,
 };
 
 use super::cost;
@@ -41,6 +41,7 @@ pub struct Bench {
     pub depths: Vec<usize>,
     pub samples: usize,
     pub warms_up: bool,
+    pub session: SessionOptions,
 }
 
 /// What a test is bound by.
@@ -76,6 +77,8 @@ pub struct Row {
     pub threads: usize,
     pub test: String,
     pub depth: usize,
+    /// Of K and V.
+    pub kv_dtype: Float,
     /// Tokens per second of each sample, in the order taken.
     pub samples: Vec<f64>,
     /// Read from memory for a token: weights once for a block of a prompt, and the state.
@@ -122,13 +125,13 @@ impl Bench {
         cpu: &Cpu,
         hand_over: &mut dyn FnMut(Row) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let state = Session::new(model, cpu, SessionOptions::default())?.state_bytes(usize::MAX).min(usize::MAX as u128) as usize;
+        let state = Session::new(model, cpu, self.session)?.state_bytes(usize::MAX).min(usize::MAX as u128) as usize;
         // Reads for single tokens, arithmetic for blocks: each by the threads that run them.
         let reads = Roof::new(cpu, model.checkpoint().bytes_per_token().saturating_add(state))?;
         let roofs = Roofs { reads, arithmetic: Roof::new(&cpu.for_rows(2), 0)? };
         for &depth in &self.depths {
             // Taken in once; every sample goes on from a copy.
-            let mut filled = Session::new(model, cpu, SessionOptions::default())?;
+            let mut filled = Session::new(model, cpu, self.session)?;
             if depth > 0 {
                 filled.feed(&tokens(model, depth))?;
             }
@@ -184,6 +187,7 @@ impl Bench {
             },
             test: test.to_string(),
             depth: filled.tokens(),
+            kv_dtype: self.session.kv_dtype,
             samples,
             bytes_per_token: cost::bytes_per_token(checkpoint, test, state),
             operations_per_token: cost::operations_per_token(checkpoint, test),

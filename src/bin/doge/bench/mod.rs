@@ -8,9 +8,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use doge_engine::{
-    model::{family, Checkpoint, Config, LoadOptions, Model, Variant},
+    model::{family, Checkpoint, Config, LoadOptions, Model, SessionOptions, Variant},
     ops::Activations,
-    Device, DeviceWord, Dtype, Error, Isa, Kernels,
+    Device, DeviceWord, Dtype, Error, Float, Isa, Kernels,
 };
 
 use crate::{
@@ -82,6 +82,9 @@ pub struct BenchArgs {
     /// Keep this many keys instead of the model's keep_window_size
     #[arg(short = 'w', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_window: Option<u32>,
+    /// Format of K and V in memory: f32, bf16, f16
+    #[arg(long, value_name = "FORMAT", default_value_t = Float::F32)]
+    pub kv_dtype: Float,
     /// json is one array at the end, jsonl a line as soon as a row is there
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     pub output: Format,
@@ -121,6 +124,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         depths: args.depth.iter().map(|&depth| depth as usize).collect(),
         samples: args.repetitions.map_or(if cards { 3 } else { 5 }, usize::from),
         warms_up: !args.no_warmup,
+        session: SessionOptions::default().kv_dtype(args.kv_dtype),
     };
     let device = Device::open(args.device)?;
     let (runners, subjects) = (runners(args)?, subjects(args, cards)?);

@@ -10,7 +10,7 @@ use crate::{
 };
 
 const CSV: &str =
-    "model,dtype,activations,isa,instruction,threads,test,depth,tokens_per_second,mad,samples,bytes_per_token,operations_per_token,\
+    "model,dtype,activations,isa,instruction,threads,test,depth,kv_dtype,tokens_per_second,mad,samples,bytes_per_token,operations_per_token,\
     read_gb_per_second,roof,roof_tokens_per_second,percent_of_roof,roof_steady,peak_rss_bytes,cpu,commit,version";
 
 pub struct Table {
@@ -30,8 +30,8 @@ impl Table {
         let (card, line) = if self.cards.is_empty() { ("", "") } else { (" card, i7-11 |", "---:|") };
         match self.format {
             Format::Md => print(&format!(
-                "| model | weights × input | isa | instruction | threads | test | depth | tok/s | ± MAD | MB/token | GB/s | % of roof | roof |{card}\n\
-                 |---|---|---|---|---:|---|---:|---:|---:|---:|---:|---:|---|{line}"
+                "| model | weights × input | isa | instruction | threads | test | depth | K, V | tok/s | ± MAD | MB/token | GB/s | % of roof | roof |{card}\n\
+                 |---|---|---|---|---:|---|---:|---|---:|---:|---:|---:|---:|---|{line}"
             )),
             Format::Csv => print(CSV),
             Format::Json | Format::Jsonl => Ok(()),
@@ -69,7 +69,7 @@ impl Table {
             _ => 0,
         };
         let mut line = format!(
-            "| {} | {} × {} | {} | {} | {} | {} | {} | {:.digits$} | {:.digits$} | {mb:.2} | {gb:.1} | {mark}{:.1} | {roof} |",
+            "| {} | {} × {} | {} | {} | {} | {} | {} | {} | {:.digits$} | {:.digits$} | {mb:.2} | {gb:.1} | {mark}{:.1} | {roof} |",
             row.model,
             row.dtype,
             row.activations,
@@ -78,6 +78,7 @@ impl Table {
             row.threads,
             row.test,
             row.depth,
+            row.kv_dtype,
             row.median(),
             row.mad(),
             row.percent_of_roof(),
@@ -100,6 +101,7 @@ impl Table {
             row.threads.to_string(),
             row.test.clone(),
             row.depth.to_string(),
+            row.kv_dtype.to_string(),
             row.median().to_string(),
             row.mad().to_string(),
             samples.join(" "),
@@ -132,6 +134,7 @@ impl Table {
             "threads": row.threads,
             "test": row.test,
             "depth": row.depth,
+            "kv_dtype": row.kv_dtype.to_string(),
             "tokens_per_second": {"median": row.median(), "mad": row.mad(), "samples": row.samples},
             "bytes_per_token": row.bytes_per_token,
             "operations_per_token": row.operations_per_token,

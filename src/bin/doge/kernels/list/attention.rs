@@ -5,13 +5,14 @@ use doge_engine::{
     reference::{
         close::{attention_budget, within, Worst},
         dynamic_mask_attention::{dynamic_mask_attention, Key},
+        embed::widen,
     },
-    Dtype, Result,
+    Float, Layout, Matrix, Result,
 };
 
 use super::{
     f64s,
-    store::{Copies, Store},
+    store::{strip, Copies, Store, Weights},
     Cost, Entry, Job, Shape, BLOCK,
 };
 
@@ -29,15 +30,18 @@ pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
             head_dim,
             scale: (head_dim as f32).powf(-0.5),
         };
-        // K and V once, for each mask head a row number and a mask value of each key, and who sees it.
+        // For each mask head a row number and a mask value of each key, and who sees it; K and V once.
         let lists = mask_heads * keys * if queries > 1 { 16 } else { 8 };
-        let bytes = 8 * kv_heads * keys * head_dim + lists + 8 * queries * heads * head_dim;
         // For each key seen: q·k, the mask, exp, and its part of the sum.
         let seen = if queries > 1 { queries * (queries + 1) / 2 } else { keys };
-        let cost = Cost { bytes, operations: heads * seen * (4 * head_dim + 3) };
-        let make = Box::new(move |store: &mut Store, cpu: &Cpu| Attention::make(store, cpu, sizes, kv_heads, keys));
-        let entry = Entry::new("dynamic_mask_attention", Dtype::F32, format!("{queries}x{keys}"), cost, make);
-        out.push(Entry { main, ..entry });
+        let operations = heads * seen * (4 * head_dim + 3);
+        for kv in Float::ALL {
+            let bytes = 2 * kv.size() * kv_heads * keys * head_dim + lists + 8 * queries * heads * head_dim;
+            let make = Box::new(move |store: &mut Store, cpu: &Cpu| Attention::make(store, cpu, sizes, kv, kv_heads, keys));
+            let cost = Cost { bytes, operations };
+            let entry = Entry::new("dynamic_mask_attention", kv.into(), format!("{queries}x{keys}"), cost, make);
+            out.push(Entry { main, ..entry });
+        }
     }
 }
 
@@ -47,9 +51,9 @@ struct Attention {
     keys: usize,
     out: Copies<f32>,
     q: Copies<f32>,
-    /// `[kv_heads][keys][head_dim]`
-    k: Copies<f32>,
-    v: Copies<f32>,
+    /// `[kv_heads · keys, head_dim]`
+    k: Weights,
+    v: Weights,
     /// `[mask_heads][keys]`: until the first key is dropped, the rows in order.
     row: Copies<u32>,
     mask: Copies<f32>,
@@ -61,7 +65,14 @@ struct Attention {
 }
 
 impl Attention {
-    fn make(store: &mut Store, cpu: &Cpu, shape: AttentionShape, kv_heads: usize, keys: usize) -> Result<Box<dyn Job>> {
+    fn make(
+        store: &mut Store,
+        cpu: &Cpu,
+        shape: AttentionShape,
+        kv: Float,
+        kv_heads: usize,
+        keys: usize,
+    ) -> Result<Box<dyn Job>> {
         let AttentionShape { n_queries, mask_heads, heads_per_mask, head_dim, .. } = shape;
         let n = n_queries * mask_heads * heads_per_mask * head_dim;
         let lists = if n_queries > 1 { mask_heads * keys } else { 0 };
@@ -73,8 +84,8 @@ impl Attention {
             keys,
             out: store.zeros(n)?,
             q: store.floats(n, -1.0, 1.0)?,
-            k: store.floats(kv_heads * keys * head_dim, -1.0, 1.0)?,
-            v: store.floats(kv_heads * keys * head_dim, -1.0, 1.0)?,
+            k: store.weights(kv.into(), Layout::Rows, kv_heads * keys, head_dim)?,
+            v: store.weights(kv.into(), Layout::Rows, kv_heads * keys, head_dim)?,
             row: store.of(&in_order)?,
             mask: store.floats(mask_heads * keys, 0.2, 2.0)?,
             seen_from: store.of(&in_order[..lists])?,
@@ -85,21 +96,20 @@ impl Attention {
     }
 }
 
-/// Where the keys of mask head `m` are in `k` and `v`.
-fn arena(shape: &AttentionShape, kv_heads: usize, keys: usize, m: usize) -> std::ops::Range<usize> {
-    let (kv, floats) = (m / (shape.mask_heads / kv_heads), keys * shape.head_dim);
-    kv * floats..(kv + 1) * floats
+/// The keys' rows of mask head `m` in `k` or `v`.
+fn arena<'a>(shape: &AttentionShape, kv_heads: usize, keys: usize, all: &Matrix<'a>, m: usize) -> Matrix<'a> {
+    strip(all, m / (shape.mask_heads / kv_heads) * keys, keys)
 }
 
 impl Job for Attention {
     fn run(&mut self, cpu: &Cpu, copy: usize) -> Result<()> {
         let Attention { shape, kv_heads, keys, out, q, k, v, row, mask, seen_from, seen_until, tile_begin, scratch } = self;
         let head = |m: usize| {
-            let (list, arena) = (m * *keys..(m + 1) * *keys, arena(shape, *kv_heads, *keys, m));
+            let list = m * *keys..(m + 1) * *keys;
             let seen = (shape.n_queries > 1).then(|| (&seen_from.get(copy)[list.clone()], &seen_until.get(copy)[list.clone()]));
             AttentionHead {
-                k: &k.get(copy)[arena.clone()],
-                v: &v.get(copy)[arena],
+                k: arena(shape, *kv_heads, *keys, &k.get(copy), m),
+                v: arena(shape, *kv_heads, *keys, &v.get(copy), m),
                 row: &row.get(copy)[list.clone()],
                 mask: &mask.get(copy)[list],
                 seen,
@@ -115,8 +125,8 @@ impl Job for Attention {
         let (heads, scale) = (mask_heads * heads_per_mask, f64::from(scale));
         let mut worst = Worst::default();
         for m in [0, mask_heads - 1] {
-            let arena = arena(&self.shape, self.kv_heads, self.keys, m);
-            let (k, v) = (f64s(&self.k.get(0)[arena.clone()]), f64s(&self.v.get(0)[arena]));
+            let wide = |all| f64s(&widen(arena(&self.shape, self.kv_heads, self.keys, &all, m)));
+            let (k, v) = (wide(self.k.get(0)), wide(self.v.get(0)));
             for query in [0, n_queries / 2, n_queries - 1] {
                 let seen = if n_queries > 1 { query + 1 } else { self.keys };
                 let key = |t: usize| {
