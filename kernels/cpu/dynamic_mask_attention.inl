@@ -55,6 +55,18 @@ template <bool plain, class KV> struct EntryRows {
   const KV *operator[](size_t i) const { return first + (plain ? i : row[i]) * stride; }
 };
 
+/// A bit for each row whose place is in the entry's interval.
+template <class KV> inline uint32_t rows_that_see(const AttentionRows<KV> &rows, size_t entry) {
+  const DogeAttentionArgs *a = rows.args;
+  const uint64_t from = a->seen_from[entry], until = a->seen_until[entry], place0 = a->place0;
+  uint64_t begin = from > place0 ? (from - place0) * a->n_heads : 0;
+  uint64_t end = until > place0 ? (until - place0) * a->n_heads : 0;
+  begin = begin > rows.first ? begin - rows.first : 0;
+  end = end > rows.first ? end - rows.first : 0;
+  if (end > (uint64_t)rows.n) end = rows.n;
+  return begin < end ? (1u << end) - (1u << begin) : 0;
+}
+
 template <class KV>
 inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t tile_begin, size_t tile_end, size_t place) {
   const DogeAttentionArgs *a = rows.args;
@@ -65,21 +77,14 @@ inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t t
   seen.any = 0;
   seen.every = rows.all;
   for (size_t i = 0; i < seen.n; ++i) {
-    uint64_t begin = 0, end = rows.n;
-    if (a->seen_from) {
-      const uint64_t from = a->seen_from[seen.begin + i], until = a->seen_until[seen.begin + i], place0 = a->place0;
-      begin = from > place0 ? (from - place0) * a->n_heads : 0;
-      end = until > place0 ? (until - place0) * a->n_heads : 0;
-      begin = begin > rows.first ? begin - rows.first : 0;
-      end = end > rows.first ? end - rows.first : 0;
-      if (end > (uint64_t)rows.n) end = rows.n;
-    }
-    seen.rows[i] = begin < end ? (1u << end) - (1u << begin) : 0;
+    seen.rows[i] = a->seen_from ? rows_that_see(rows, seen.begin + i) : rows.all;
     seen.any |= seen.rows[i];
     seen.every &= seen.rows[i];
   }
-  seen.plain = seen.every == rows.all;
-  for (size_t i = 1; i < seen.n; ++i) seen.plain &= a->row[seen.begin + i] == a->row[seen.begin] + i;
+  const uint32_t *row = a->row + seen.begin;
+  uint32_t elsewhere = 0;
+  for (size_t i = 0; i < seen.n; ++i) elsewhere |= row[i] - (uint32_t)i ^ row[0];
+  seen.plain = seen.every == rows.all && !elsewhere;
 }
 
 /// Asks for the row of k or v that is needed AHEAD entries after seen.begin + i, so that a few rows run through keys at the
@@ -286,7 +291,7 @@ template <class KV> inline void attend_tile(AttentionRows<KV> &rows, size_t begi
 
   memset(rows.mixed, 0, rows.n * a->head_dim * sizeof(float));
   for (size_t place = 0; begin + place < end; place += SEEN_CHUNK) {
-    find_seen(seen, rows, begin, end, place);
+    if (end - begin > SEEN_CHUNK) find_seen(seen, rows, begin, end, place); // else it is still at hand
     for (r = 0; r < rows.n; r += MIX_ROWS) {
       mix_rows<MIX_ROWS>(rows, seen, r, rows.n - r < MIX_ROWS ? rows.n - r : MIX_ROWS);
     }
