@@ -50,7 +50,7 @@ class Doge(Engine):
         how = ["-t", self.options.threads, "-d", depth, "-r", count, *self.flags, "-o", "json", "-q"]
         (row,) = json.loads(run([self.options.doge, "bench", *self.loads, *lengths, *how], self.options.limit))
         self.versions = {"doge": row["version"], "commit": row["commit"]}
-        self.notes = {key: row[key] for key in ("isa", "activations", "instruction", "bytes_per_token")}
+        self.notes = {key: row[key] for key in ("isa", "activations", "kv_dtype", "instruction", "bytes_per_token")}
         # The roof was measured in the same breath.
         self.paired = {"percent_of_roof": row["percent_of_roof"], "roof": row["roof"], "peak_rss_bytes": row["peak_rss_bytes"]}
         return row["tokens_per_second"]["samples"]
@@ -62,3 +62,10 @@ class DogeBf16(Doge):
     name = "doge-bf16"
     runs_as = {"bf16": "bf16"}
     flags = ("--activations", "bf16")
+
+
+class DogeF16Kv(Doge):
+    """With K and V in 16 bits, as the other engines have them, far into a context."""
+
+    name = "doge-f16-kv"
+    flags = ("--kv-dtype", "f16")

@@ -4,7 +4,7 @@ import json
 import os
 import tarfile
 
-from doge import Doge, DogeBf16, checkpoint
+from doge import Doge, DogeBf16, DogeF16Kv, checkpoint
 from engine import HERE, Engine, Worker
 from environment import Missing, run
 
@@ -94,4 +94,4 @@ class OpenVino(Worker):
         self.start([self.own.python, HERE / "worker_openvino.py", size, folder, dtype, self.options.threads])
 
 
-ENGINES = {engine.name: engine for engine in (Doge, DogeBf16, Transformers, TransformersCompiled, LlamaCpp, OpenVino)}
+ENGINES = {engine.name: engine for engine in (Doge, DogeBf16, DogeF16Kv, Transformers, TransformersCompiled, LlamaCpp, OpenVino)}

@@ -20,9 +20,10 @@ class Group:
 def main(options):
     """Every size in every format, from an empty context."""
     rows = [(test, n, 0) for test, n in (("pp", options.prompt), ("tg", options.generate)) if n]
+    engines = [name for name in options.engines if name != "doge-f16-kv"]
     for size in options.sizes:
         for dtype in options.dtypes:
-            yield Group("main", size, dtype, KEEP_WINDOW, rows, options.engines)
+            yield Group("main", size, dtype, KEEP_WINDOW, rows, engines)
 
 
 def long(options):
@@ -33,7 +34,7 @@ def long(options):
         ("320m", "int8", 512, ("transformers", "transformers-compile")),
         ("60m", "int8", KEEP_WINDOW, ("llama.cpp",)),
     ):
-        engines = [name for name in options.engines if name == "doge" or name in others]
+        engines = [name for name in options.engines if name in ("doge", "doge-f16-kv", *others)]
         yield Group("long", size, dtype, keep_window, rows, engines)
 
 

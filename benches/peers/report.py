@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 
+OURS = ["doge", "doge-bf16", "doge-f16-kv"]
 PEERS = ["llama.cpp", "openvino", "transformers", "transformers-compile"]
 BEGIN, END = "<!-- benches/peers/run.py writes this table -->", "<!-- end of the table -->"
 
@@ -51,18 +52,17 @@ def table(head, lines):
 
 def section(rows):
     """Every row with every engine that is in one of them."""
-    names = [name for name in ["doge", "doge-bf16", *PEERS] if any(name in row["engines"] for row in rows)]
+    names = [name for name in [*OURS, *PEERS] if any(name in row["engines"] for row in rows)]
+    ours = [name for name in names if name in OURS]
     head, lines = ["model", "weights", "keep window", "test", "depth"], []
     for name in names:
-        head += [name] if name in PEERS else [name, "of roof"]
-        head += [] if name == "doge" else ["doge ×"]
+        head += [name, *(f"{mine} ×" for mine in ours)] if name in PEERS else [name, "of roof"]
     for row in rows:
         cells = [row["model"], row["dtype"], str(row["keep_window_size"]), row["test"], str(row["depth"])]
         for name in names:
             entry = row["engines"].get(name)
             cells.append(cell(entry) if entry else "—")
-            cells += [] if name in PEERS else [share(entry) if entry else "—"]
-            cells += [] if name == "doge" else [times(row, name)]
+            cells += [times(row, name, mine) for mine in ours] if name in PEERS else [share(entry) if entry else "—"]
         lines.append(cells)
     return table(head, lines)
 
@@ -79,9 +79,10 @@ def markdown(result):
     of = lambda facts: ", ".join(f"{name} {version}" for name, version in facts.items() if version)
     text = [about(result) + ".", ""]
     text += [f"- {engine}: {of(facts)}" for engine, facts in result["versions"].items()]
-    text += ["", f"Tokens per second: median of {result['rounds']} rounds of {result['samples_in_a_round']} ± MAD. doge ×: the median "
-             "of the rounds' ratios; in brackets the format in which the other one ran. Of roof: of what doge's own probe of this "
-             "machine measured just before and after; ~ where the machine's speed changed in between."]
+    text += ["", f"Tokens per second: median of {result['rounds']} rounds of {result['samples_in_a_round']} ± MAD. doge ×: how many "
+             "times as fast as the engine on its left, the median of the rounds' ratios; in brackets the format in which the other "
+             "one ran. Of roof: of what doge's own probe of this machine measured just before and after; ~ where the machine's "
+             "speed changed in between."]
     for name in dict.fromkeys(row["section"] for row in result["rows"]):
         text += ["", f"## {name}", "", *section([row for row in result["rows"] if row["section"] == name])]
     entries = [entry for row in result["rows"] for entry in row["engines"].values()]

@@ -128,7 +128,7 @@ def summary(turns, engine, group, options):
     if steady:
         result["percent_of_roof"] = statistics.median(steady)
     result["slower_than"] = {}
-    for name in ("doge", "doge-bf16"):
+    for name in report.OURS:
         ours = medians(name) if name in turns and name != engine.name else []
         if len(ours) == len(mine):
             result["slower_than"][name] = statistics.median(a / b for a, b in zip(ours, mine))
