@@ -114,12 +114,13 @@ template <int ROWS> DOGE_DEVICE Sight sight_of_ring(const DogeCudaAttentionArgs 
   return all == ~0u >> (DOGE_CUDA_TILE - (end - begin)) ? ALL : SOME;
 }
 
-/// Adds the keys begin .. end, one tile, to `sums`; SEES_ALL: whether each is seen need not be asked.
-template <bool SEES_ALL, int ROWS, int COLUMNS, class Block>
-DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const Keys &keys, const Rows &rows, uint32_t begin,
+/// Adds the keys begin .. end, one tile of which the rows have the `sight`, to `sums`.
+template <int ROWS, int COLUMNS, class Block>
+DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const Keys &keys, const Rows &rows, Sight sight, uint32_t begin,
                           uint32_t end, Sums<ROWS, COLUMNS> &sums) {
-  [[maybe_unused]] const uint32_t place0 = a.at->place;
-  const uint32_t part = dev::thread() % LANES_A_KEY;
+  if (sight == NOTHING) return;
+  const bool asks_list = sight == SOME && a.seen == nullptr, asks_ring = sight == SOME && a.seen != nullptr;
+  const uint32_t place0 = a.at->place, part = dev::thread() % LANES_A_KEY;
   for (uint32_t first = begin; first < end; first += KEYS_AT_ONCE) {
     const uint32_t entry = first + dev::thread() / LANES_A_KEY, t = dev::least(entry, end - 1);
     const uint32_t row = a.seen != nullptr ? t % a.kept.n_slots : keys.row[t];
@@ -137,18 +138,13 @@ DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const K
       }
     }
     const float mask = keys.mask[a.seen != nullptr ? row : t];
-    uint32_t from = 0, until = DOGE_CUDA_NEVER;
-    if (!SEES_ALL && a.seen == nullptr) from = keys.seen_from[t], until = keys.seen_until[t];
+    const uint32_t from = asks_list ? keys.seen_from[t] : 0, until = asks_list ? keys.seen_until[t] : DOGE_CUDA_NEVER;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       float sum = dot[r];
       for (uint32_t lanes = LANES_A_KEY / 2; lanes > 0; lanes /= 2) sum += dev::shuffle_xor(sum, lanes);
-      bool sees = true;
-      if constexpr (!SEES_ALL) {
-        const uint32_t query = rows.query(r), place = place0 + query;
-        if (a.seen != nullptr) sees = (seen_of_tile(a, query, rows.m, t) >> t % DOGE_CUDA_TILE & 1) != 0;
-        else sees = from <= place && place < until;
-      }
+      const uint32_t query = rows.query(r), place = place0 + query;
+      const bool sees = asks_ring ? (seen_of_tile(a, query, rows.m, t) >> t % DOGE_CUDA_TILE & 1) != 0 : from <= place && place < until;
       if (part == (uint32_t)r && entry < end) shared.p[r][t - begin] = sees ? dev::fma(sum, a.scale, mask) : -dev::infinity();
     }
     if (part == 0 && entry < end) shared.v[t - begin] = (is_new ? keys.new_v : keys.arena_v) + at;
@@ -188,14 +184,6 @@ DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const K
   dev::sync();
 }
 
-/// Adds a tile of which the rows have the `sight`.
-template <int ROWS, int COLUMNS, class Block>
-DOGE_DEVICE void add_seen(Block &shared, const DogeCudaAttentionArgs &a, const Keys &keys, const Rows &rows, Sight sight, uint32_t begin,
-                          uint32_t end, Sums<ROWS, COLUMNS> &sums) {
-  if (sight == ALL) add_tile<true>(shared, a, keys, rows, begin, end, sums);
-  else if (sight == SOME) add_tile<false>(shared, a, keys, rows, begin, end, sums);
-}
-
 template <int ROWS, int COLUMNS> DOGE_DEVICE void begin_sums(Sums<ROWS, COLUMNS> &sums) {
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
@@ -219,13 +207,13 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void prefill(const DogeCudaAttentio
     const uint32_t end = a.at->place + rows.query(ROWS - 1) + 1;
     for (uint32_t begin = window_first(a, rows.query(0)) / DOGE_CUDA_TILE * DOGE_CUDA_TILE; begin < end; begin += DOGE_CUDA_TILE) {
       const uint32_t tile_end = dev::least(begin + DOGE_CUDA_TILE, end);
-      add_seen(shared, a, keys, rows, sight_of_ring<ROWS>(a, rows, begin, tile_end), begin, tile_end, sums);
+      add_tile(shared, a, keys, rows, sight_of_ring<ROWS>(a, rows, begin, tile_end), begin, tile_end, sums);
     }
   } else {
     const uint32_t *const tile_begin = a.list.tile_begin + (size_t)m * a.list.tiles_room;
     const uint32_t tiles = (a.kept.count[m] + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
     for (uint32_t i = 0; i < tiles; ++i) {
-      add_seen(shared, a, keys, rows, sight_of_list<ROWS>(a, rows, i), tile_begin[i], tile_begin[i + 1], sums);
+      add_tile(shared, a, keys, rows, sight_of_list<ROWS>(a, rows, i), tile_begin[i], tile_begin[i + 1], sums);
     }
   }
 #pragma unroll
@@ -253,7 +241,7 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void decode(const DogeCudaAttention
   Sums<ROWS, COLUMNS> sums;
   begin_sums(sums);
   // All slots are seen; of a ring some.
-  add_seen(shared, a, keys, rows, a.seen != nullptr ? SOME : ALL, begin, dev::least(begin + DOGE_CUDA_TILE, all.end), sums);
+  add_tile(shared, a, keys, rows, a.seen != nullptr ? SOME : ALL, begin, dev::least(begin + DOGE_CUDA_TILE, all.end), sums);
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     if (rows.first + r >= rows.end) continue;
