@@ -97,6 +97,16 @@ impl Next {
         Ok(Run { ids, non_finite: non_finite.checked_sub(1).map(|place| place as usize) })
     }
 
+    /// What the last draw had before top-p and min-p, if those are `n`: exp of each score, ascending by id.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for more than the vocabulary, [`Error::Device`].
+    pub fn weights(&self, n: usize) -> Result<Vec<f64>> {
+        let mut weights = vec![0.0; n];
+        self.weight.read(0, &mut weights)?;
+        Ok(weights)
+    }
+
     fn args(&mut self, logits: &Rows) -> Result<ffi::DogeCudaNextArgs> {
         logits.expect("next token: logits", 1, logits.cols())?;
         if logits.cols() > self.sizes.vocab {

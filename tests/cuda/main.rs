@@ -265,7 +265,7 @@ fn prompts_on_tensor_cores() {
 }
 
 /// Prompts of many tiles: whether their rows see all of a tile, some of it or nothing depends on the cut, the bits do not. Blocks
-/// of one token look at every slot.
+/// of one token look at every slot. Two layers: what an early token saw too much of shows in the keys of the second.
 #[test]
 fn prompts_of_many_tiles_have_the_same_bits_at_every_cut() {
     let _alone = alone();
@@ -282,7 +282,7 @@ fn prompts_of_many_tiles_have_the_same_bits_at_every_cut() {
     ] {
         let model = on_the_gpu(
             config(|c| {
-                (c.hidden_size, c.head_dim, c.intermediate_size, c.num_hidden_layers) = (24, 6, 8, 1);
+                (c.hidden_size, c.head_dim, c.intermediate_size, c.num_hidden_layers) = (24, 6, 8, 2);
                 (c.keep_window_size, c.sliding_window) = (keep_window_size, sliding_window);
             }),
             v1,

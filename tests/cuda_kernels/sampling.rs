@@ -65,3 +65,23 @@ fn runs_of_draws_end_and_tell() {
     assert_eq!((run.ids.len(), run.non_finite), (3, Some(6)));
     assert!(gpu.sample(&Rows::zeros(&gpu, 1, 4).unwrap(), &mut next).is_err(), "no room for four");
 }
+
+/// Draws hardly ever show one wrong bit of an exponential; the exponentials do.
+#[test]
+fn exponentials_have_the_bits_of_the_host() {
+    let gpu = emulator::device();
+    const VOCAB: usize = 512;
+    let mut next = Next::new(&gpu, NextSizes { rows: 1, vocab: VOCAB }).unwrap();
+    // Down to 2^-16 and to -110: every branch, subnormal results and zeros.
+    for (i, size) in [1e-4, 0.02, 0.4, 1.2, 20.0, 86.0, 110.0].into_iter().enumerate() {
+        let random = &mut Random::new(i as u64);
+        let mut logits: Vec<f32> = (0..VOCAB).map(|_| random.uniform().abs() * -size).collect();
+        logits[77] = 0.0;
+        let settings = SamplingSettings::default().do_sample(true).top_k(VOCAB);
+        next.begin_run(0, 0, &[], Some(&Sampler::new(settings).unwrap().draws(1).unwrap())).unwrap();
+        gpu.sample(&Rows::from_slice(&gpu, VOCAB, &logits).unwrap(), &mut next).unwrap();
+        for (&x, weight) in logits.iter().zip(next.weights(VOCAB).unwrap()) {
+            assert_eq!(weight.to_bits(), f64::from(libm::expf(x)).to_bits(), "exp({x:?})");
+        }
+    }
+}
