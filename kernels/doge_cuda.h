@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 enum { DOGE_CUDA_PAD = 8 };
-/* Threads of a block: of experts, of argmax, and of every other kernel. */
+/* Threads of a block: of experts, of those that choose a token, and of every other kernel. */
 enum { DOGE_CUDA_THREADS = 128, DOGE_CUDA_EXPERT_THREADS = 256, DOGE_CUDA_ARGMAX_THREADS = 512 };
 
 /* Where a sequence stands. Lives in device memory; the last kernel of a decode step moves it on. */
@@ -133,7 +133,8 @@ typedef struct DogeCudaKept {
 typedef struct DogeCudaKeyList {
   uint32_t *row, *seen_from, *seen_until; /* [M][room] */
   float *mask;                            /* [M][room] */
-  uint32_t *tile_begin;                   /* [M][n_slots / DOGE_CUDA_TILE + 2] */
+  uint32_t *tile_begin;                   /* [M][tiles_room]; tiles_room = n_slots / DOGE_CUDA_TILE + 2 */
+  uint32_t *tile_seen; /* [M][tiles_room][4]: of a tile's keys the least and largest seen_from, then those of seen_until */
   /* Keys that lost their slot in the block, in order of time. */
   uint32_t *left_slot, *left_row, *left_from, *left_until; /* [M][DOGE_CUDA_BLOCK] */
   float *left_mask;
@@ -169,7 +170,7 @@ typedef struct DogeCudaWindowChooseArgs {
 } DogeCudaWindowChooseArgs;
 
 /* Attention of a block's queries over their keys (spec 4.4). doge_attention_decode: one query, a block of threads for each
- * tile of slots, partial results to `partial`, merged by doge_attention_merge. doge_attention_prefill: any number of
+ * tile of slots, partial results to `partial`, merged by doge_decode_merge. doge_attention_prefill: any number of
  * queries over the key lists. Both give a query the same bits. With `seen`, tiles are of neighbouring places of the ring. */
 typedef struct DogeCudaAttentionArgs {
   DogeCudaKept kept;
@@ -194,6 +195,19 @@ typedef struct DogeCudaCommitArgs {
   const DogeCudaPlace *at;
   uint32_t n_rows, head_dim, kv_stride;
 } DogeCudaCommitArgs;
+
+/* Of a single token: mask score, rope and offer in one launch. `offer.mask` is `score.out`. */
+typedef struct DogeCudaDecodeOfferArgs {
+  DogeCudaMaskScoreArgs score;
+  DogeCudaRopeArgs rope;
+  DogeCudaOfferArgs offer;
+} DogeCudaDecodeOfferArgs;
+
+/* Of a single token: the merge of its attention, and commit. */
+typedef struct DogeCudaDecodeMergeArgs {
+  DogeCudaAttentionArgs attention;
+  DogeCudaCommitArgs commit;
+} DogeCudaDecodeMergeArgs;
 
 /* act(gate) * up into gate; whole strides. */
 typedef struct DogeCudaGatedArgs {
@@ -220,16 +234,34 @@ typedef struct DogeCudaExpertsArgs {
   uint32_t reference_routing; /* 1: whose logits a row gets as transformers has it (spec 6) */
 } DogeCudaExpertsArgs;
 
-/* The index of the largest logit, the lowest on ties, becomes the next token: chosen[at->step] and ids[0]; then the sequence
- * moves on by one place. Does nothing once the run has stopped. */
-typedef struct DogeCudaArgmaxArgs {
+/* The token chosen becomes the next one: chosen[at->step] and ids[0]; then the sequence moves on by one place. Does nothing once
+ * the run has stopped. doge_argmax chooses the index of the largest logit, the lowest on ties. */
+typedef struct DogeCudaNextArgs {
   const float *logits; /* [n] */
   uint32_t *ids;       /* [1] */
   uint32_t *chosen;    /* room for every step of a run */
   const uint32_t *eos; /* [n_eos]: tokens that stop the run */
   DogeCudaPlace *at;
   uint32_t n, n_eos;
-} DogeCudaArgmaxArgs;
+} DogeCudaNextArgs;
+
+/* How to draw, by the rules of src/sampler. Read at each step, so that one captured graph serves all settings. */
+typedef struct DogeCudaSampling {
+  float temperature; /* above 0 */
+  uint32_t top_k;    /* from 1 to DOGE_CUDA_TOP_K_MAX */
+  float top_p, min_p;
+} DogeCudaSampling;
+enum { DOGE_CUDA_TOP_K_MAX = DOGE_CUDA_ARGMAX_THREADS };
+
+/* Draws the next token. */
+typedef struct DogeCudaSampleArgs {
+  DogeCudaNextArgs next;
+  const DogeCudaSampling *sampling;
+  const double *uniform;             /* [steps of a run] in [0, 1) */
+  uint32_t *id, *sorted;             /* [n], scratch: candidates ascending by id, and their order by score */
+  float *score;                      /* [n], scratch */
+  double *weight;                    /* [n], scratch */
+} DogeCudaSampleArgs;
 
 #ifdef __cplusplus
 }

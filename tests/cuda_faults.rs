@@ -8,24 +8,32 @@ use std::io::Write;
 
 use common::emulator::{self, Fault, Site};
 use doge_engine::{
-    cuda::Device,
+    cuda::{Device, Next, NextSizes, Rows},
     model::{Checkpoint, Config, Model, Session, SessionOptions, Variant},
-    ops::{Activations, Cpu},
-    Dtype, Kernels,
+    ops::Activations,
+    Dtype, Kernels, Sampler, SamplingSettings,
 };
 
 /// Past the test harness, which would swallow the list of a test that passes.
 macro_rules! say { ($($format:tt)*) => { writeln!(std::io::stderr(), $($format)*).expect("stderr") } }
 
-/// A small model, and what sound kernels make it say.
+/// What kernels are made to say; `None` if something failed.
+type Says = Box<dyn Fn() -> Option<Vec<u32>>>;
+
+/// And what sound ones say.
 struct Case {
-    model: Model,
-    cpu: Cpu,
+    says: Says,
     sound: Vec<u32>,
 }
 
 impl Case {
-    fn new(gpu: &Device, moe: bool, v1: bool, sliding_window: Option<usize>, dtype: Dtype, activations: Activations) -> Case {
+    fn new(says: Says) -> Case {
+        let sound = says().expect("sound kernels");
+        Case { says, sound }
+    }
+
+    /// What a small model says of a prompt in two blocks, of a run, and of a token after it.
+    fn model(gpu: &Device, moe: bool, v1: bool, sliding_window: Option<usize>, dtype: Dtype, activations: Activations) -> Case {
         let json = r#"{"model_type": "doge", "vocab_size": 130, "hidden_size": 80, "intermediate_size": 136,
             "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true,
             "keep_window_size": 35}"#;
@@ -37,24 +45,38 @@ impl Case {
         let variant = if v1 { Variant::v1(&config) } else { Variant::v2(&config) };
         let model = Model::new(Checkpoint::random(config, variant, dtype, 3).unwrap()).on(gpu, |_, _| {}).unwrap();
         let cpu = common::cpu(Kernels::detect().unwrap(), 1).with_activations(activations);
-        let mut case = Case { model, cpu, sound: Vec::new() };
-        case.sound = case.says().expect("sound kernels");
-        case
+        let ids: Vec<u32> = (0..44).map(|t| t * t % 127 + 1).collect();
+        Case::new(Box::new(move || {
+            let mut session = Session::new(&model, &cpu, SessionOptions::default().block(27)).ok()?;
+            let mut all: Vec<u32> = session.feed(&ids).ok()?.iter().map(|x| x.to_bits()).collect();
+            all.extend(session.decode(5, 3, &[]).ok()?);
+            all.extend(session.feed(&[9]).ok()?.iter().map(|x| x.to_bits()));
+            Some(all)
+        }))
     }
 
-    /// What it says of a prompt in two blocks, of a run, and of a token after it; `None` if something failed.
-    fn says(&self) -> Option<Vec<u32>> {
-        let ids: Vec<u32> = (0..44).map(|t| t * t % 127 + 1).collect();
-        let mut session = Session::new(&self.model, &self.cpu, SessionOptions::default().block(27)).ok()?;
-        let mut all: Vec<u32> = session.feed(&ids).ok()?.iter().map(|x| x.to_bits()).collect();
-        all.extend(session.decode(5, 3, &[]).ok()?);
-        all.extend(session.feed(&[9]).ok()?.iter().map(|x| x.to_bits()));
-        Some(all)
+    /// Tokens drawn out of a vocabulary that is larger than a block of threads.
+    fn draws(gpu: &Device) -> Case {
+        const VOCAB: usize = 9000;
+        let logits: Vec<f32> = (0..VOCAB).map(|i| (i * i * 31 % 8999) as f32 / 900.0).collect();
+        let logits = Rows::from_slice(gpu, VOCAB, &logits).unwrap();
+        let settings = SamplingSettings::default().do_sample(true).top_k(60).seed(8);
+        let gpu = gpu.clone();
+        Case::new(Box::new(move || {
+            let mut next = Next::new(&gpu, NextSizes { rows: 1, vocab: VOCAB }).ok()?;
+            let mut all = Vec::new();
+            for settings in [settings.clone(), settings.clone().top_p(0.8)] {
+                next.begin_run(0, 3, &[], Some(&Sampler::new(settings).ok()?.draws(8).ok()?)).ok()?;
+                (0..8).try_for_each(|_| gpu.sample(&logits, &mut next)).ok()?;
+                all.extend(next.end_run().ok()?.ids);
+            }
+            Some(all)
+        }))
     }
 
     fn is_sound(&self, seed: u32) -> bool {
         emulator::schedule(seed);
-        self.says().as_ref() == Some(&self.sound)
+        (self.says)().as_ref() == Some(&self.sound)
     }
 }
 
@@ -81,9 +103,10 @@ const UNSEEN: &[(Fault, &str, &str)] = &[
     (Fault::Barrier, "experts.cu:78", "as above"),
     (Fault::Barrier, "experts.cu:86", "as above"),
     (Fault::Barrier, "experts.cu:156", "keeps two turns of a loop apart that has one, for rows of up to 2048 columns"),
-    (Fault::Barrier, "kept.cu:162", "stands between two steps of one warp, whose lanes the votes keep together here"),
-    (Fault::Shuffle, "argmax.cu:37", "a maximum over lanes that are one off still goes around all lanes"),
-    (Fault::Ballot, "argmax.cu:40", "is asked about numbers that are not finite, and there are none"),
+    (Fault::Barrier, "kept_commit.h:40", "stands between two steps of one warp, whose lanes the votes keep together here"),
+    (Fault::Shuffle, "argmax.cu:38", "a maximum over lanes that are one off still goes around all lanes"),
+    (Fault::Ballot, "argmax.cu:41", "is asked about numbers that are not finite, and there are none"),
+    (Fault::Ballot, "sample.cu:132", "as above"),
 ];
 
 #[test]
@@ -92,11 +115,12 @@ fn every_planted_fault_is_seen() {
     emulator::schedule(2);
     // Between them they run every kernel at sizes where each part of it matters.
     let cases = [
-        Case::new(&gpu, true, true, None, Dtype::F32, Activations::F32),
-        Case::new(&gpu, true, false, None, Dtype::Bf16, Activations::Bf16),
-        Case::new(&gpu, false, false, Some(40), Dtype::F16, Activations::F32),
-        Case::new(&gpu, true, false, None, Dtype::Int8, Activations::F32),
-        Case::new(&gpu, false, true, None, Dtype::Int4, Activations::F32),
+        Case::model(&gpu, true, true, None, Dtype::F32, Activations::F32),
+        Case::model(&gpu, true, false, None, Dtype::Bf16, Activations::Bf16),
+        Case::model(&gpu, false, false, Some(40), Dtype::F16, Activations::F32),
+        Case::model(&gpu, true, false, None, Dtype::Int8, Activations::F32),
+        Case::model(&gpu, false, true, None, Dtype::Int4, Activations::F32),
+        Case::draws(&gpu),
     ];
     for seed in [0, 1] {
         assert!(cases.iter().all(|case| case.is_sound(seed)), "sound kernels under schedule {seed}");

@@ -1,4 +1,5 @@
 // The next token, greedily, and the sequence one place further: the last kernel of a decode step. One block.
+#include "next_token.h"
 #include "weight.h"
 
 namespace {
@@ -20,7 +21,7 @@ DOGE_DEVICE uint64_t rank(float x, uint32_t index) {
 
 }  // namespace
 
-DOGE_KERNEL(doge_argmax, THREADS, DogeCudaArgmaxArgs) {
+DOGE_KERNEL(doge_argmax, THREADS, DogeCudaNextArgs) {
   Shared &shared = dev::shared<Shared>();
   uint64_t best = 0;
   bool non_finite = false;
@@ -30,7 +31,7 @@ DOGE_KERNEL(doge_argmax, THREADS, DogeCudaArgmaxArgs) {
       if (first + i >= a.n) continue;
       const uint64_t key = rank(x.x[i], first + i);
       best = key > best ? key : best;
-      non_finite |= (dev::bits(x.x[i]) & 0x7f800000u) == 0x7f800000u;
+      non_finite |= !next::is_finite(x.x[i]);
     }
   }
   for (uint32_t mask = 16; mask > 0; mask /= 2) {
@@ -47,12 +48,5 @@ DOGE_KERNEL(doge_argmax, THREADS, DogeCudaArgmaxArgs) {
     any |= shared.non_finite[i];
   }
   const uint32_t token = best == 0 ? 0 : ~(uint32_t)best;
-  DogeCudaPlace &at = *a.at;
-  if (at.stopped != 0) return;
-  if (any != 0 && at.non_finite == 0) at.non_finite = 1 + at.place;
-  a.ids[0] = token;
-  a.chosen[at.step] = token;
-  for (uint32_t i = 0; i < a.n_eos; ++i) at.stopped |= a.eos[i] == token;
-  ++at.place;
-  ++at.step;
+  next::take(a, token, any != 0);
 }

@@ -30,5 +30,6 @@ DOGE_DEVICE float warp_max(float x) {
 DOGE_DEVICE uint32_t warp() { return thread() / 32; }
 DOGE_DEVICE uint32_t lane() { return thread() % 32; }
 DOGE_DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+DOGE_DEVICE uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 }  // namespace dev

@@ -37,11 +37,6 @@ DOGE_DEVICE Words4 load16(const void *p) {
   const uint4 x = __ldg(static_cast<const uint4 *>(p));
   return {{x.x, x.y, x.z, x.w}};
 }
-/// 16 bytes that this kernel or an earlier one of the stream wrote.
-DOGE_DEVICE Words4 load16_written(const void *p) {
-  const uint4 x = *static_cast<const uint4 *>(p);
-  return {{x.x, x.y, x.z, x.w}};
-}
 
 DOGE_DEVICE float from_f16(uint16_t x) {
   float y;

@@ -7,10 +7,15 @@
 // Tiles are merged in ascending order by their maxima. Prefill does that as it goes; decode spreads the tiles over the grid
 // and merges in a kernel of its own, by the same function.
 //
+// A prompt's blocks of rows pass by the tiles of which they see nothing, and where they see all they do not ask key by key. A
+// tile that is passed by adds nothing to any sum, so the bits stay.
+//
 // With sliding_window the tiles are of neighbouring places, out of the ring, and a bit says which query sees which key.
-#include "device.h"
+#include "attention.h"
 
 namespace {
+
+using namespace attention;
 
 constexpr uint32_t THREADS = DOGE_CUDA_THREADS;
 constexpr uint32_t LANES_A_KEY = 8, KEYS_AT_ONCE = THREADS / LANES_A_KEY;
@@ -30,19 +35,9 @@ template <int ROWS, int COLUMNS> struct Sums {
   float largest[ROWS], sum[ROWS], out[ROWS][COLUMNS];
 };
 
-/// Joins two parts of a softmax. The sum of one that is not empty is at least 1.
-DOGE_DEVICE void merge(float &largest, float &sum, float *out, int columns, float other_largest, float other_sum, const float *other) {
-  if (other_sum == 0.0f) return;
-  const float top = dev::larger(largest, other_largest);
-  const float mine = expf(largest - top), others = expf(other_largest - top);
-  largest = top;
-  sum = dev::fma(sum, mine, other_sum * others);
-  for (int i = 0; i < columns; ++i) out[i] = dev::fma(out[i], mine, other[i] * others);
-}
-
 /// The keys of one mask head. Entry t of a list, or of the ring the key of place t.
 struct Keys {
-  const uint32_t *row, *seen_from, *seen_until; // seen_from NULL: everybody sees all
+  const uint32_t *row, *seen_from, *seen_until; // the last two of a list only
   const float *mask;
   const float *arena_k, *arena_v; // of the K/V head
   const float *new_k, *new_v;
@@ -63,17 +58,10 @@ DOGE_DEVICE Keys keys_of(const DogeCudaAttentionArgs &a, uint32_t m, bool is_lis
   return keys;
 }
 
-/// With sliding_window: the first key that a query sees, if it is kept.
-DOGE_DEVICE uint32_t window_first(const DogeCudaAttentionArgs &a, uint32_t query) {
-  const uint32_t place = a.at->place + query;
-  return place - dev::least(place, a.window - 1);
-}
-
-/// With sliding_window: does the query see the key of `place`, which stands in its tiles?
-DOGE_DEVICE bool sees_in_window(const DogeCudaAttentionArgs &a, uint32_t query, uint32_t m, uint32_t place) {
+/// With sliding_window: the keys that the query sees of the tile in which the key of `place` stands, a bit each.
+DOGE_DEVICE uint32_t seen_of_tile(const DogeCudaAttentionArgs &a, uint32_t query, uint32_t m, uint32_t place) {
   const uint32_t tiles = a.kept.n_slots / DOGE_CUDA_TILE;
-  const uint32_t word = a.seen[((size_t)query * a.kept.mask_heads + m) * tiles + place / DOGE_CUDA_TILE % tiles];
-  return (word >> place % DOGE_CUDA_TILE & 1) != 0;
+  return a.seen[((size_t)query * a.kept.mask_heads + m) * tiles + place / DOGE_CUDA_TILE % tiles];
 }
 
 /// Four channels; a head may begin at any even number of floats.
@@ -101,10 +89,37 @@ template <int ROWS, class Block> DOGE_DEVICE void load_queries(Block &shared, co
   }
 }
 
-/// Adds the keys begin .. end, one tile, to `sums`.
+/// What the rows of a block see of a tile.
+enum Sight { NOTHING, SOME, ALL };
+
+/// Of tile `tile` of a key list.
+template <int ROWS> DOGE_DEVICE Sight sight_of_list(const DogeCudaAttentionArgs &a, const Rows &rows, uint32_t tile) {
+  const uint32_t first = a.at->place + rows.query(0), last = a.at->place + rows.query(ROWS - 1);
+  // The least and the largest place that a key of it is seen from, then until.
+  const dev::Words4 seen = dev::load16(a.list.tile_seen + ((size_t)rows.m * a.list.tiles_room + tile) * 4);
+  if (seen.w[0] > last || seen.w[3] <= first) return NOTHING;
+  return seen.w[1] <= first && last < seen.w[2] ? ALL : SOME;
+}
+
+/// Of the tile begin .. end of the ring.
+template <int ROWS> DOGE_DEVICE Sight sight_of_ring(const DogeCudaAttentionArgs &a, const Rows &rows, uint32_t begin, uint32_t end) {
+  uint32_t any = 0, all = ~0u;
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    const uint32_t seen = seen_of_tile(a, rows.query(r), rows.m, begin);
+    any |= seen;
+    all &= seen;
+  }
+  if (any == 0) return NOTHING;
+  return all == ~0u >> (DOGE_CUDA_TILE - (end - begin)) ? ALL : SOME;
+}
+
+/// Adds the keys begin .. end, one tile of which the rows have the `sight`, to `sums`.
 template <int ROWS, int COLUMNS, class Block>
-DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const Keys &keys, const Rows &rows, uint32_t begin,
+DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const Keys &keys, const Rows &rows, Sight sight, uint32_t begin,
                           uint32_t end, Sums<ROWS, COLUMNS> &sums) {
+  if (sight == NOTHING) return;
+  const bool asks_list = sight == SOME && a.seen == nullptr, asks_ring = sight == SOME && a.seen != nullptr;
   const uint32_t place0 = a.at->place, part = dev::thread() % LANES_A_KEY;
   for (uint32_t first = begin; first < end; first += KEYS_AT_ONCE) {
     const uint32_t entry = first + dev::thread() / LANES_A_KEY, t = dev::least(entry, end - 1);
@@ -123,14 +138,13 @@ DOGE_DEVICE void add_tile(Block &shared, const DogeCudaAttentionArgs &a, const K
       }
     }
     const float mask = keys.mask[a.seen != nullptr ? row : t];
-    const uint32_t from = keys.seen_from != nullptr ? keys.seen_from[t] : 0;
-    const uint32_t until = keys.seen_from != nullptr ? keys.seen_until[t] : DOGE_CUDA_NEVER;
+    const uint32_t from = asks_list ? keys.seen_from[t] : 0, until = asks_list ? keys.seen_until[t] : DOGE_CUDA_NEVER;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       float sum = dot[r];
       for (uint32_t lanes = LANES_A_KEY / 2; lanes > 0; lanes /= 2) sum += dev::shuffle_xor(sum, lanes);
-      const uint32_t place = place0 + rows.query(r);
-      const bool sees = a.seen != nullptr ? sees_in_window(a, rows.query(r), rows.m, t) : from <= place && place < until;
+      const uint32_t query = rows.query(r), place = place0 + query;
+      const bool sees = asks_ring ? (seen_of_tile(a, query, rows.m, t) >> t % DOGE_CUDA_TILE & 1) != 0 : from <= place && place < until;
       if (part == (uint32_t)r && entry < end) shared.p[r][t - begin] = sees ? dev::fma(sum, a.scale, mask) : -dev::infinity();
     }
     if (part == 0 && entry < end) shared.v[t - begin] = (is_new ? keys.new_v : keys.arena_v) + at;
@@ -179,9 +193,6 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void begin_sums(Sums<ROWS, COLUMNS>
   }
 }
 
-/// A query that sees nothing gets zeros.
-DOGE_DEVICE float quotient(float out, float sum) { return sum > 0.0f ? out / sum : (sum == 0.0f ? 0.0f : sum); }
-
 /// Grid: groups of ROWS rows, mask heads.
 template <int ROWS, int COLUMNS> DOGE_DEVICE void prefill(const DogeCudaAttentionArgs &a) {
   Shared<ROWS, ENTRIES_MAX> &shared = dev::shared<Shared<ROWS, ENTRIES_MAX>>();
@@ -195,12 +206,15 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void prefill(const DogeCudaAttentio
   if (a.seen != nullptr) {
     const uint32_t end = a.at->place + rows.query(ROWS - 1) + 1;
     for (uint32_t begin = window_first(a, rows.query(0)) / DOGE_CUDA_TILE * DOGE_CUDA_TILE; begin < end; begin += DOGE_CUDA_TILE) {
-      add_tile<ROWS, COLUMNS>(shared, a, keys, rows, begin, dev::least(begin + DOGE_CUDA_TILE, end), sums);
+      const uint32_t tile_end = dev::least(begin + DOGE_CUDA_TILE, end);
+      add_tile(shared, a, keys, rows, sight_of_ring<ROWS>(a, rows, begin, tile_end), begin, tile_end, sums);
     }
   } else {
     const uint32_t *const tile_begin = a.list.tile_begin + (size_t)m * a.list.tiles_room;
     const uint32_t tiles = (a.kept.count[m] + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
-    for (uint32_t i = 0; i < tiles; ++i) add_tile<ROWS, COLUMNS>(shared, a, keys, rows, tile_begin[i], tile_begin[i + 1], sums);
+    for (uint32_t i = 0; i < tiles; ++i) {
+      add_tile(shared, a, keys, rows, sight_of_list<ROWS>(a, rows, i), tile_begin[i], tile_begin[i + 1], sums);
+    }
   }
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
@@ -211,16 +225,6 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void prefill(const DogeCudaAttentio
       a.out[(size_t)rows.query(r) * a.q_stride + (size_t)rows.head(r) * a.head_dim + c] = quotient(sums.out[r][j], sums.sum[r]);
     }
   }
-}
-
-/// The keys of a single query: slots, or whole tiles of places up to its own.
-struct Range {
-  uint32_t begin, end;
-};
-
-DOGE_DEVICE Range range(const DogeCudaAttentionArgs &a, uint32_t m) {
-  if (a.seen == nullptr) return {0, a.kept.count[m]};
-  return {window_first(a, 0) / DOGE_CUDA_TILE * DOGE_CUDA_TILE, a.at->place + 1};
 }
 
 /// Grid: tiles, mask heads, groups of ROWS heads.
@@ -236,7 +240,8 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void decode(const DogeCudaAttention
   dev::sync();
   Sums<ROWS, COLUMNS> sums;
   begin_sums(sums);
-  add_tile<ROWS, COLUMNS>(shared, a, keys, rows, begin, dev::least(begin + DOGE_CUDA_TILE, all.end), sums);
+  // All slots are seen; of a ring some.
+  add_tile(shared, a, keys, rows, a.seen != nullptr ? SOME : ALL, begin, dev::least(begin + DOGE_CUDA_TILE, all.end), sums);
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     if (rows.first + r >= rows.end) continue;
@@ -256,19 +261,3 @@ DOGE_KERNEL(doge_attention_prefill_128, DOGE_CUDA_THREADS, DogeCudaAttentionArgs
 DOGE_KERNEL(doge_attention_prefill_256, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) { prefill<8, 2>(a); }
 DOGE_KERNEL(doge_attention_decode_128, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) { decode<2, 1>(a); }
 DOGE_KERNEL(doge_attention_decode_256, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) { decode<2, 2>(a); }
-
-/// Merges the tiles of one query, in ascending order. Grid: heads.
-DOGE_KERNEL(doge_attention_merge, DOGE_CUDA_THREADS, DogeCudaAttentionArgs) {
-  const uint32_t head = dev::block_x(), m = head / (a.q_heads / a.kept.mask_heads);
-  const Range all = range(a, m);
-  const uint32_t tiles = (all.end - all.begin + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
-  for (uint32_t c = dev::thread(); c < a.head_dim; c += THREADS) {
-    float largest = -dev::infinity(), sum = 0.0f, out = 0.0f;
-#pragma unroll 4
-    for (uint32_t i = 0; i < tiles; ++i) {
-      const float *const partial = a.partial + ((size_t)head * a.partial_tiles + i) * (2 + a.head_dim);
-      merge(largest, sum, &out, 1, partial[0], partial[1], partial + 2 + c);
-    }
-    a.out[(size_t)head * a.head_dim + c] = quotient(out, sum);
-  }
-}

@@ -30,7 +30,8 @@ pub(super) fn partial_floats(q_heads: usize, head_dim: usize, slots: usize) -> u
 
 impl Device {
     /// Attention of a block's queries over the keys they keep (spec 4.4): `q` and `out` are `[n_rows, q_heads · d]`, `k` and `v`
-    /// the block's own `[n_rows, kv_heads · d]`, offered to `kept` before. One query and many give the same bits.
+    /// the block's own `[n_rows, kv_heads · d]`, offered to `kept` before; those that stay are in its arena afterwards. One query
+    /// and many give the same bits.
     ///
     /// # Errors
     /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
@@ -80,15 +81,20 @@ impl Device {
             scale,
         };
         let (wide, heads, table) = (usize::from(d > 128), q_heads / mask_heads, self.table());
-        // SAFETY, of all three: shapes as compared above; every row number in the lists is one of the arena or of the block,
-        // for kept_offer and kept_commit write no others.
+        // SAFETY, of all: shapes as compared above; every row number in the lists is one of the arena or of the block,
+        // for the kernels of kept.rs write no others.
         unsafe {
             if n_rows == 1 {
                 self.launch(&table.attention_decode[wide], [tiles, mask_heads, heads.div_ceil(DECODE_HEADS)], &args)?;
-                self.launch(&table.attention_merge, [q_heads, 1, 1], &args)
+                let commit = kept.commit_args(lists, (k, v), at, 1)?;
+                // The keys of a sliding window are in their ring.
+                let commits = if kept.shape().sliding_window.is_some() { 0 } else { kv_heads };
+                let merge = ffi::DogeCudaDecodeMergeArgs { attention: args, commit };
+                self.launch(&table.decode_merge, [q_heads + commits, 1, 1], &merge)
             } else {
                 let blocks = (n_rows * heads).div_ceil(PREFILL_ROWS);
-                self.launch(&table.attention_prefill[wide], [blocks, mask_heads, 1], &args)
+                self.launch(&table.attention_prefill[wide], [blocks, mask_heads, 1], &args)?;
+                self.kept_commit(kept, lists, (k, v), at, n_rows)
             }
         }
     }

@@ -3,12 +3,13 @@
 
 use super::{
     attention::AttentionShape,
+    attention_input::{Heads, MaskScore, Rotation},
     buffer::{Buffer, Rows},
     device::Device,
     kept::Kept,
     linear::Projection,
-    ops::{Experts, Heads, Residual},
-    scratch::{Scratch, EOS_MAX},
+    ops::{Experts, Residual},
+    scratch::Scratch,
     weights::{DeviceLayer, DeviceLinear, DeviceWeights},
 };
 use crate::{
@@ -57,7 +58,7 @@ impl Forward<'_> {
         watch: &mut Option<Watch<'_>>,
     ) -> Result<()> {
         let (gpu, w, eps) = (self.device, self.weights, self.config.rms_norm_eps);
-        gpu.embed(&mut s.x, &w.embed_tokens, &s.ids, n)?; //                                    [n, H]
+        gpu.embed(&mut s.x, &w.embed_tokens, &s.next.ids, n)?; //                                    [n, H]
         let Some(first) = w.layers.first() else { return Ok(()) };
         gpu.rms_norm(&mut s.h, &mut s.x, None, &first.input_layernorm, eps, n)?; //             [n, H]
         if let Some(watch) = watch {
@@ -124,14 +125,14 @@ impl Forward<'_> {
         let (q_proj, k_proj, v_proj) = (&layer.q_proj, &layer.k_proj, &layer.v_proj);
         let qkv = [projection(&mut s.q, q_proj), projection(&mut s.k, k_proj), projection(&mut s.v, v_proj)];
         self.linear(qkv, &s.h, &mut s.rounded, n, is_prompt)?; //                               [n, nq | nkv, d]
-        gpu.mask_score(&mut s.mask, &layer.dt_weight, layer.dt_bias.as_ref(), &layer.a, &s.v, n)?; // [n, M]
+        let score = MaskScore { dt_weight: &layer.dt_weight, bias: layer.dt_bias.as_ref(), a: &layer.a };
         let q = Heads { rows: &mut s.q, heads: nq, norm: layer.q_norm.as_ref() };
         let k = Heads { rows: &mut s.k, heads: nkv, norm: layer.k_norm.as_ref() };
-        gpu.rope(q, k, &s.cos, &s.sin, &s.at, d, c.rms_norm_eps, n)?;
+        let rotation = Rotation { cos: &s.cos, sin: &s.sin, at: &s.next.at, head_dim: d, eps: c.rms_norm_eps };
+        gpu.attention_input(&mut s.mask, &score, q, k, &s.v, &rotation, kept, &mut s.lists, n)?; // [n, M]
 
-        gpu.kept_offer(kept, &mut s.lists, (&s.k, &s.v), &s.mask, &s.at, n)?;
         let shape = AttentionShape { n_rows: n, q_heads: nq, scale: 1.0 / (d as f32).sqrt() };
-        gpu.dynamic_mask_attention(&mut s.attn, &s.q, (&s.k, &s.v), kept, &mut s.lists, &mut s.partial, &s.at, shape)?;
+        gpu.dynamic_mask_attention(&mut s.attn, &s.q, (&s.k, &s.v), kept, &mut s.lists, &mut s.partial, &s.next.at, shape)?;
         if let Some(watch) = watch {
             let mut mask = vec![0.0; n * self.variant.mask_heads];
             s.mask.read(0, &mut mask)?;
@@ -144,7 +145,6 @@ impl Forward<'_> {
                 }
             }
         }
-        gpu.kept_commit(kept, &mut s.lists, &s.k, &s.v, &s.at, n)?;
         self.linear([projection(&mut s.branch, &layer.o_proj)], &s.attn, &mut s.rounded, n, is_prompt)
         // [n, H]
     }
@@ -210,10 +210,14 @@ impl Forward<'_> {
         self.device.linear(&mut [head], h, 1) //                                                [1, V]
     }
 
-    /// One whole decode step: the token in `s.ids` to the likeliest next one, all on the device.
-    pub fn decode_step(&self, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
+    /// One whole decode step: the token fed to the next one, the likeliest or one that is drawn, all on the device.
+    pub fn decode_step(&self, draws: bool, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
         self.block(1, false, layers, s, &mut None)?;
         self.logits(&mut s.logits, &s.h)?;
-        self.device.argmax(&s.logits, &mut s.ids, &mut s.chosen, &s.eos, EOS_MAX, &mut s.at)
+        if draws {
+            self.device.sample(&s.logits, &mut s.next)
+        } else {
+            self.device.argmax(&s.logits, &mut s.next)
+        }
     }
 }

@@ -5,10 +5,11 @@
 //! binary as machine code, put there by `build.rs` where it found nvcc.
 //!
 //! [`Device::upload`] copies a model's weights to the GPU; sessions of the model it returns run there. Everything a decode
-//! step does, up to the choice of the likeliest token, is one CUDA graph, and a run of several steps needs the host only at
+//! step does, up to the choice of the next token, is one CUDA graph, and a run of several steps needs the host only at
 //! its end.
 
 mod attention;
+mod attention_input;
 mod buffer;
 mod device;
 mod forward;
@@ -16,6 +17,8 @@ mod images;
 mod kept;
 mod key_lists;
 mod linear;
+mod made;
+mod next_token;
 mod ops;
 mod roof;
 mod scratch;
@@ -24,11 +27,14 @@ mod table;
 mod weights;
 mod window;
 
+pub use attention_input::MaskScore;
 pub use buffer::{Buffer, Rows};
 pub use device::{Device, MISSING_KERNELS};
 pub use linear::{DeviceMatrix, Projection};
+pub use next_token::{Next, NextSizes, Run};
 pub use ops::{Experts, Residual};
-pub use sequence::{Run, Sequence};
+pub use sequence::Sequence;
 pub use weights::DeviceWeights;
 
 pub use crate::ffi::{DOGE_CUDA_BLOCK, DOGE_CUDA_PAD, DOGE_CUDA_TILE};
+pub use crate::sampler::Draws;

@@ -8,13 +8,12 @@ use super::{
 use crate::{ffi, ops::Routing, Activation, Error, Layout, Result};
 
 /// Where a sequence stands, in device memory.
-pub(super) type Place = Buffer<u32>;
+pub type Place = Buffer<u32>;
 /// Words of [`ffi::DogeCudaPlace`].
 pub(super) const PLACE_WORDS: usize = size_of::<ffi::DogeCudaPlace>() / 4;
 
-const WARPS: usize = ffi::DOGE_CUDA_THREADS as usize / 32;
-
-fn null<T: super::buffer::Element>(buffer: Option<&Buffer<T>>) -> *const T {
+/// The pointer of a buffer, or none.
+pub(super) fn null<T: super::buffer::Element>(buffer: Option<&Buffer<T>>) -> *const T {
     buffer.map_or(std::ptr::null(), Buffer::ptr)
 }
 
@@ -22,13 +21,6 @@ fn null<T: super::buffer::Element>(buffer: Option<&Buffer<T>>) -> *const T {
 pub struct Residual<'a> {
     pub gate: &'a Buffer<f32>,
     pub branch: &'a Rows,
-}
-
-/// Rows of q or k, and the weight of their norm.
-pub struct Heads<'a> {
-    pub rows: &'a mut Rows,
-    pub heads: usize,
-    pub norm: Option<&'a Buffer<f32>>,
 }
 
 /// What [`Device::experts`] reads and writes beside the stream.
@@ -104,85 +96,6 @@ impl Device {
         unsafe { self.launch(&self.table().rms_norm, [n_rows, 1, 1], &args) }
     }
 
-    /// The norm of q and k where there is one, and their rotation (spec 4.2, 4.3). Row 0 of `cos` and `sin`, `[.., d / 2]`, is
-    /// for the place that `at` names; the rows of the block follow it.
-    ///
-    /// # Errors
-    /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
-    #[allow(clippy::too_many_arguments, reason = "two sides, two tables")]
-    pub(super) fn rope(
-        &self,
-        q: Heads<'_>,
-        k: Heads<'_>,
-        cos: &Buffer<f32>,
-        sin: &Buffer<f32>,
-        at: &Place,
-        head_dim: usize,
-        eps: f32,
-        n_rows: usize,
-    ) -> Result<()> {
-        for side in [&q, &k] {
-            side.rows.expect("rope: rows", n_rows, side.heads * head_dim)?;
-            if let Some(norm) = side.norm {
-                expect_len("rope: norm", norm, head_dim)?;
-            }
-        }
-        expect_len("rope: cos", cos, n_rows * head_dim / 2)?;
-        expect_len("rope: sin", sin, cos.len())?;
-        let args = ffi::DogeCudaRopeArgs {
-            q_stride: q.rows.stride() as u32,
-            k_stride: k.rows.stride() as u32,
-            q: q.rows.buffer.ptr_mut(),
-            k: k.rows.buffer.ptr_mut(),
-            q_weight: null(q.norm),
-            k_weight: null(k.norm),
-            cos: cos.ptr(),
-            sin: sin.ptr(),
-            at: at.ptr().cast(),
-            n_rows: n_rows as u32,
-            q_heads: q.heads as u32,
-            k_heads: k.heads as u32,
-            head_dim: head_dim as u32,
-            eps,
-        };
-        // SAFETY: shapes as compared above; the sequence keeps `at` inside the tables it uploaded.
-        unsafe { self.launch(&self.table().rope, [(n_rows * (q.heads + k.heads)).div_ceil(WARPS), 1, 1], &args) }
-    }
-
-    /// `out[r][m] = exp(A[m] · softplus(dt_weight[m] · v[r] (+ bias[m])))` (spec 4.4). `out` is `[rows, M]` without padding.
-    ///
-    /// # Errors
-    /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
-    pub fn mask_score(
-        &self,
-        out: &mut Buffer<f32>,
-        dt_weight: &Rows,
-        bias: Option<&Buffer<f32>>,
-        a: &Buffer<f32>,
-        v: &Rows,
-        n_rows: usize,
-    ) -> Result<()> {
-        let heads = dt_weight.rows();
-        v.expect("mask_score: v", n_rows, dt_weight.cols())?;
-        expect_len("mask_score: out", out, n_rows * heads)?;
-        expect_len("mask_score: A", a, heads)?;
-        if let Some(bias) = bias {
-            expect_len("mask_score: bias", bias, heads)?;
-        }
-        let args = ffi::DogeCudaMaskScoreArgs {
-            out: out.ptr_mut(),
-            dt_weight: dt_weight.buffer.ptr(),
-            bias: null(bias),
-            A: a.ptr(),
-            v: v.buffer.ptr(),
-            n_rows: n_rows as u32,
-            n_heads: heads as u32,
-            v_stride: v.stride() as u32,
-        };
-        // SAFETY: shapes as compared above; v and dt_weight have one stride.
-        unsafe { self.launch(&self.table().mask_score, [(n_rows * heads).div_ceil(WARPS), 1, 1], &args) }
-    }
-
     /// `gate = act(gate) · up` (spec 4.5).
     ///
     /// # Errors
@@ -235,35 +148,6 @@ impl Device {
         };
         // SAFETY: shapes as compared above; an expert's id is below keys², the tables have as many rows.
         unsafe { self.launch(&self.table().experts[e.down_embed.dtype as usize], [n_rows, 1, 1], &args) }
-    }
-
-    /// The likeliest token becomes `ids[0]` and `chosen[step]`, and the sequence moves on; see kernels/doge_cuda.h.
-    ///
-    /// # Errors
-    /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
-    pub(super) fn argmax(
-        &self,
-        logits: &Rows,
-        ids: &mut Buffer<u32>,
-        chosen: &mut Buffer<u32>,
-        eos: &Buffer<u32>,
-        n_eos: usize,
-        at: &mut Place,
-    ) -> Result<()> {
-        logits.expect("argmax: logits", 1, logits.cols())?;
-        expect_len("argmax: ids", ids, 1)?;
-        expect_len("argmax: eos", eos, n_eos)?;
-        let args = ffi::DogeCudaArgmaxArgs {
-            logits: logits.buffer.ptr(),
-            ids: ids.ptr_mut(),
-            chosen: chosen.ptr_mut(),
-            eos: eos.ptr(),
-            at: at.ptr_mut().cast(),
-            n: logits.cols() as u32,
-            n_eos: n_eos as u32,
-        };
-        // SAFETY: shapes as compared above; a run has no more steps than `chosen` has room (Sequence::decode).
-        unsafe { self.launch(&self.table().argmax, [1, 1, 1], &args) }
     }
 }
 

@@ -8,8 +8,9 @@ use super::{
     device::{failed, Device},
     forward::{Forward, Watch},
     kept::{Kept, KeptShape},
-    ops::PLACE_WORDS,
-    scratch::{Scratch, EOS_MAX, STEPS_MAX},
+    made::Made,
+    next_token::{Run, EOS_MAX, STEPS_MAX},
+    scratch::{Scratch, Sizes},
     weights::DeviceWeights,
     window::ring_rows,
 };
@@ -17,17 +18,8 @@ use crate::{
     ffi,
     model::{first_non_finite, Checkpoint, Observer, Rope, SessionOptions},
     ops::{Activations, Routing},
-    Error, Result,
+    Error, Result, Sampler,
 };
-
-/// What a run of decode steps gave.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Run {
-    /// The tokens chosen, one a step. The last one was not fed.
-    pub ids: Vec<u32>,
-    /// The place of the first token whose logits were not finite; the ids from there on mean nothing.
-    pub non_finite: Option<usize>,
-}
 
 /// A captured decode step.
 struct Step(CudaGraph);
@@ -48,8 +40,8 @@ pub struct Sequence {
     layers: Vec<Kept>,
     /// Made at the first call.
     scratch: Option<Box<Scratch>>,
-    /// Its launches name the buffers of `layers` and `scratch`.
-    step: Option<Step>,
+    /// Of steps that take the likeliest token, and of those that draw. Their launches name the buffers of `layers` and `scratch`.
+    steps: [Option<Step>; 2],
 }
 
 impl Sequence {
@@ -80,7 +72,7 @@ impl Sequence {
             shape,
             layers: (0..config.num_hidden_layers).map(|_| Kept::new(weights.device(), shape)).collect::<Result<_>>()?,
             scratch: None,
-            step: None,
+            steps: [None, None],
         })
     }
 
@@ -114,7 +106,7 @@ impl Sequence {
         let device = self.device().clone();
         device.expect_room(shape.bytes() * self.layers.len() as u128, "the kept keys of a session on the GPU")?;
         let larger = self.layers.iter().map(|kept| kept.with_slots(&device, shape.slots)).collect::<Result<_>>()?;
-        (self.step, self.scratch, self.layers, self.shape) = (None, None, larger, shape);
+        (self.steps, self.scratch, self.layers, self.shape) = ([None, None], None, larger, shape);
         Ok(())
     }
 
@@ -129,7 +121,7 @@ impl Sequence {
             checkpoint: self.checkpoint.clone(),
             layers: self.layers.iter().map(copy).collect::<Result<_>>()?,
             scratch: None,
-            step: None,
+            steps: [None, None],
             ..*self
         })
     }
@@ -174,8 +166,8 @@ impl Sequence {
             rope.tables(first, &mut cos, &mut sin);
             s.cos.write(0, &cos)?;
             s.sin.write(0, &sin)?;
-            s.ids.write(0, ids)?;
-            s.at.write(0, &at(first))?;
+            s.next.ids.write(0, ids)?;
+            s.next.stand_at(first)?;
             let mut watch = watches.then_some(Watch { observer: &mut *observer, place: first, rows: n });
             forward.block(n, is_prompt, layers, s, &mut watch)?;
             *place += n;
@@ -198,12 +190,20 @@ impl Sequence {
         Ok(())
     }
 
-    /// Feeds `first`, which stands at `place`, then whatever is likeliest, for up to `steps` steps or until one of
-    /// `eos` is chosen; the host looks only at the end. `rope` moves on by the steps made.
+    /// Feeds `first`, which stands at `place`, then whatever is likeliest or what the sampler `draws`, for up to `steps` steps
+    /// or until one of `eos` is chosen; the host looks only at the end. `rope` moves on by the steps made.
     ///
     /// # Errors
     /// [`Error::BadArgument`] for too many `eos`; [`Error::OutOfMemory`], [`Error::Device`].
-    pub fn decode(&mut self, first: u32, place: usize, steps: usize, eos: &[u32], rope: &mut Rope) -> Result<Run> {
+    pub fn decode(
+        &mut self,
+        first: u32,
+        place: usize,
+        steps: usize,
+        eos: &[u32],
+        sampler: Option<&Sampler>,
+        rope: &mut Rope,
+    ) -> Result<Run> {
         if eos.len() > EOS_MAX {
             let why = format!("{} tokens; a run on the GPU can watch for {EOS_MAX}", eos.len());
             return Err(Error::BadArgument { what: "eos_token_ids", why });
@@ -215,42 +215,33 @@ impl Sequence {
             ahead.begin_call(place + i + 1);
             ahead.tables(place + i, cos, sin);
         }
-        // No token has the largest number of all: the rest of the list matches nothing.
-        let mut watched = [u32::MAX; EOS_MAX];
-        watched[..eos.len()].copy_from_slice(eos);
-
+        let draws = sampler.map(|sampler| sampler.draws(steps)).transpose()?;
         self.make_scratch(1)?;
-        self.capture()?;
+        self.capture(draws.is_some())?;
         let (_, _, s) = self.parts()?;
         s.cos.write(0, &cos)?;
         s.sin.write(0, &sin)?;
-        s.ids.write(0, &[first])?;
-        s.eos.write(0, &watched)?;
-        s.at.write(0, &at(place))?;
-        if let Some(step) = &self.step {
+        s.next.begin_run(first, place, eos, draws.as_ref())?;
+        if let Some(step) = &self.steps[usize::from(draws.is_some())] {
             for _ in 0..steps {
                 step.0.launch().map_err(failed("a decode step"))?;
             }
         }
         let (_, _, s) = self.parts()?;
-        let mut now = [0; PLACE_WORDS];
-        s.at.read(0, &mut now)?;
-        let [_, _, made, non_finite, _] = now;
-        let mut ids = vec![0; made as usize];
-        s.chosen.read(0, &mut ids)?;
-        (0..ids.len()).for_each(|i| rope.begin_call(place + i + 1));
-        Ok(Run { ids, non_finite: non_finite.checked_sub(1).map(|place| place as usize) })
+        let run = s.next.end_run()?;
+        (0..run.ids.len()).for_each(|i| rope.begin_call(place + i + 1));
+        Ok(run)
     }
 
     /// Makes the scratch for blocks of `rows` tokens.
     fn make_scratch(&mut self, rows: usize) -> Result<()> {
-        if self.scratch.as_ref().is_some_and(|scratch| scratch.rows >= rows) {
+        if self.scratch.as_ref().is_some_and(|scratch| scratch.sizes.rows >= rows) {
             return Ok(());
         }
-        (self.step, self.scratch) = (None, None);
-        self.device()
-            .expect_room(Scratch::bytes(&self.checkpoint, rows, self.shape), "the activations of a session on the GPU")?;
-        self.scratch = Some(Box::new(Scratch::new(self.device(), &self.checkpoint, rows, self.shape)?));
+        (self.steps, self.scratch) = ([None, None], None);
+        let sizes = Sizes::new(&self.checkpoint, rows, self.shape);
+        self.device().expect_room(Scratch::bytes_of(sizes), "the activations of a session on the GPU")?;
+        self.scratch = Some(Box::new(Scratch::make(self.device(), sizes)?));
         Ok(())
     }
 
@@ -268,28 +259,23 @@ impl Sequence {
         Ok((forward, &mut self.layers, self.scratch.as_deref_mut().ok_or_else(none)?))
     }
 
-    /// Captures the decode step, unless that was done.
-    fn capture(&mut self) -> Result<()> {
-        if self.step.is_some() {
+    /// Captures the decode step, one that draws or not, unless that was done.
+    fn capture(&mut self, draws: bool) -> Result<()> {
+        if self.steps[usize::from(draws)].is_some() {
             return Ok(());
         }
         let stream = self.device().stream().clone();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(failed("beginning a graph"))?;
         let (forward, layers, s) = self.parts()?;
-        let recorded = forward.decode_step(layers, s);
+        let recorded = forward.decode_step(draws, layers, s);
         // Also after an error: the stream must leave the capture.
         let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed("ending a graph"));
         recorded?;
         let empty = || Error::Device { what: "ending a graph", why: "the driver gave none".into() };
-        self.step = Some(Step(graph?.ok_or_else(empty)?));
+        self.steps[usize::from(draws)] = Some(Step(graph?.ok_or_else(empty)?));
         Ok(())
     }
-}
-
-/// The words of a [`ffi::DogeCudaPlace`] at the start of a block or a run.
-fn at(place: usize) -> [u32; PLACE_WORDS] {
-    [place as u32, place as u32, 0, 0, 0]
 }
 
 impl Drop for Sequence {

@@ -23,13 +23,16 @@ pub(super) struct Table {
     pub kept_commit: Kernel,
     pub window_add: Kernel,
     pub window_choose: Kernel,
+    /// Of a single token: several of the above in one launch.
+    pub decode_offer: Kernel,
+    pub decode_merge: Kernel,
     /// For heads of up to 128 channels, and up to 256.
     pub attention_prefill: [Kernel; 2],
     pub attention_decode: [Kernel; 2],
-    pub attention_merge: Kernel,
     pub gated_activation: Kernel,
     pub experts: PerDtype,
     pub argmax: Kernel,
+    pub sample: Kernel,
 }
 
 const THREADS: u32 = ffi::DOGE_CUDA_THREADS;
@@ -74,12 +77,14 @@ impl Table {
             kept_commit: one("doge_kept_commit", THREADS)?,
             window_add: one("doge_window_add", THREADS)?,
             window_choose: one("doge_window_choose", THREADS)?,
+            decode_offer: one("doge_decode_offer", THREADS)?,
+            decode_merge: one("doge_decode_merge", THREADS)?,
             attention_prefill: [one("doge_attention_prefill_128", THREADS)?, one("doge_attention_prefill_256", THREADS)?],
             attention_decode: [one("doge_attention_decode_128", THREADS)?, one("doge_attention_decode_256", THREADS)?],
-            attention_merge: one("doge_attention_merge", THREADS)?,
             gated_activation: one("doge_gated_activation", THREADS)?,
             experts: formats(experts, ffi::DOGE_CUDA_EXPERT_THREADS)?,
             argmax: one("doge_argmax", ffi::DOGE_CUDA_ARGMAX_THREADS)?,
+            sample: one("doge_sample", ffi::DOGE_CUDA_ARGMAX_THREADS)?,
         })
     }
 }
@@ -93,9 +98,12 @@ impl Args for ffi::DogeCudaRopeArgs {}
 impl Args for ffi::DogeCudaMaskScoreArgs {}
 impl Args for ffi::DogeCudaOfferArgs {}
 impl Args for ffi::DogeCudaAttentionArgs {}
+impl Args for ffi::DogeCudaDecodeOfferArgs {}
+impl Args for ffi::DogeCudaDecodeMergeArgs {}
 impl Args for ffi::DogeCudaCommitArgs {}
 impl Args for ffi::DogeCudaWindowAddArgs {}
 impl Args for ffi::DogeCudaWindowChooseArgs {}
 impl Args for ffi::DogeCudaGatedArgs {}
 impl Args for ffi::DogeCudaExpertsArgs {}
-impl Args for ffi::DogeCudaArgmaxArgs {}
+impl Args for ffi::DogeCudaNextArgs {}
+impl Args for ffi::DogeCudaSampleArgs {}

@@ -20,13 +20,13 @@ pub(super) fn ring_rows(window: usize, ctx_size: usize) -> usize {
 impl KeyLists {
     /// The bits for attention, where there are any.
     pub(super) fn seen_bits(&self) -> *const u32 {
-        self.shape.sliding_window.map_or(std::ptr::null(), |_| self.seen.ptr())
+        self.sizes.kept.sliding_window.map_or(std::ptr::null(), |_| self.seen.ptr())
     }
 
     /// The places that each query of the block sees, by mask head.
     pub(super) fn seen_in_window(&self, window: usize, place0: u32, n_rows: usize) -> Result<Vec<Vec<Vec<u32>>>> {
-        let KeptShape { mask_heads, .. } = self.shape;
-        let (tiles, words) = (self.shape.tiles(), self.seen.to_vec()?);
+        let KeptShape { mask_heads, .. } = self.sizes.kept;
+        let (tiles, words) = (self.sizes.kept.tiles(), self.seen.to_vec()?);
         let of_query = |m: usize, r: usize| {
             let (words, last) = (&words[(r * mask_heads + m) * tiles..][..tiles], place0 as usize + r);
             let sees = |&place: &usize| words[place / TILE % tiles] >> (place % TILE) & 1 == 1;

@@ -621,6 +621,7 @@ pub struct DogeCudaKeyList {
     pub seen_until: *mut u32,
     pub mask: *mut f32,
     pub tile_begin: *mut u32,
+    pub tile_seen: *mut u32,
     pub left_slot: *mut u32,
     pub left_row: *mut u32,
     pub left_from: *mut u32,
@@ -632,21 +633,22 @@ pub struct DogeCudaKeyList {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaKeyList"][::core::mem::size_of::<DogeCudaKeyList>() - 96usize];
+    ["Size of DogeCudaKeyList"][::core::mem::size_of::<DogeCudaKeyList>() - 104usize];
     ["Alignment of DogeCudaKeyList"][::core::mem::align_of::<DogeCudaKeyList>() - 8usize];
     ["Offset of field: DogeCudaKeyList::row"][::core::mem::offset_of!(DogeCudaKeyList, row) - 0usize];
     ["Offset of field: DogeCudaKeyList::seen_from"][::core::mem::offset_of!(DogeCudaKeyList, seen_from) - 8usize];
     ["Offset of field: DogeCudaKeyList::seen_until"][::core::mem::offset_of!(DogeCudaKeyList, seen_until) - 16usize];
     ["Offset of field: DogeCudaKeyList::mask"][::core::mem::offset_of!(DogeCudaKeyList, mask) - 24usize];
     ["Offset of field: DogeCudaKeyList::tile_begin"][::core::mem::offset_of!(DogeCudaKeyList, tile_begin) - 32usize];
-    ["Offset of field: DogeCudaKeyList::left_slot"][::core::mem::offset_of!(DogeCudaKeyList, left_slot) - 40usize];
-    ["Offset of field: DogeCudaKeyList::left_row"][::core::mem::offset_of!(DogeCudaKeyList, left_row) - 48usize];
-    ["Offset of field: DogeCudaKeyList::left_from"][::core::mem::offset_of!(DogeCudaKeyList, left_from) - 56usize];
-    ["Offset of field: DogeCudaKeyList::left_until"][::core::mem::offset_of!(DogeCudaKeyList, left_until) - 64usize];
-    ["Offset of field: DogeCudaKeyList::left_mask"][::core::mem::offset_of!(DogeCudaKeyList, left_mask) - 72usize];
-    ["Offset of field: DogeCudaKeyList::n_left"][::core::mem::offset_of!(DogeCudaKeyList, n_left) - 80usize];
-    ["Offset of field: DogeCudaKeyList::room"][::core::mem::offset_of!(DogeCudaKeyList, room) - 88usize];
-    ["Offset of field: DogeCudaKeyList::tiles_room"][::core::mem::offset_of!(DogeCudaKeyList, tiles_room) - 92usize];
+    ["Offset of field: DogeCudaKeyList::tile_seen"][::core::mem::offset_of!(DogeCudaKeyList, tile_seen) - 40usize];
+    ["Offset of field: DogeCudaKeyList::left_slot"][::core::mem::offset_of!(DogeCudaKeyList, left_slot) - 48usize];
+    ["Offset of field: DogeCudaKeyList::left_row"][::core::mem::offset_of!(DogeCudaKeyList, left_row) - 56usize];
+    ["Offset of field: DogeCudaKeyList::left_from"][::core::mem::offset_of!(DogeCudaKeyList, left_from) - 64usize];
+    ["Offset of field: DogeCudaKeyList::left_until"][::core::mem::offset_of!(DogeCudaKeyList, left_until) - 72usize];
+    ["Offset of field: DogeCudaKeyList::left_mask"][::core::mem::offset_of!(DogeCudaKeyList, left_mask) - 80usize];
+    ["Offset of field: DogeCudaKeyList::n_left"][::core::mem::offset_of!(DogeCudaKeyList, n_left) - 88usize];
+    ["Offset of field: DogeCudaKeyList::room"][::core::mem::offset_of!(DogeCudaKeyList, room) - 96usize];
+    ["Offset of field: DogeCudaKeyList::tiles_room"][::core::mem::offset_of!(DogeCudaKeyList, tiles_room) - 100usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -659,13 +661,13 @@ pub struct DogeCudaOfferArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaOfferArgs"][::core::mem::size_of::<DogeCudaOfferArgs>() - 192usize];
+    ["Size of DogeCudaOfferArgs"][::core::mem::size_of::<DogeCudaOfferArgs>() - 200usize];
     ["Alignment of DogeCudaOfferArgs"][::core::mem::align_of::<DogeCudaOfferArgs>() - 8usize];
     ["Offset of field: DogeCudaOfferArgs::kept"][::core::mem::offset_of!(DogeCudaOfferArgs, kept) - 0usize];
     ["Offset of field: DogeCudaOfferArgs::list"][::core::mem::offset_of!(DogeCudaOfferArgs, list) - 72usize];
-    ["Offset of field: DogeCudaOfferArgs::mask"][::core::mem::offset_of!(DogeCudaOfferArgs, mask) - 168usize];
-    ["Offset of field: DogeCudaOfferArgs::at"][::core::mem::offset_of!(DogeCudaOfferArgs, at) - 176usize];
-    ["Offset of field: DogeCudaOfferArgs::n_rows"][::core::mem::offset_of!(DogeCudaOfferArgs, n_rows) - 184usize];
+    ["Offset of field: DogeCudaOfferArgs::mask"][::core::mem::offset_of!(DogeCudaOfferArgs, mask) - 176usize];
+    ["Offset of field: DogeCudaOfferArgs::at"][::core::mem::offset_of!(DogeCudaOfferArgs, at) - 184usize];
+    ["Offset of field: DogeCudaOfferArgs::n_rows"][::core::mem::offset_of!(DogeCudaOfferArgs, n_rows) - 192usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -736,26 +738,26 @@ pub struct DogeCudaAttentionArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaAttentionArgs"][::core::mem::size_of::<DogeCudaAttentionArgs>() - 256usize];
+    ["Size of DogeCudaAttentionArgs"][::core::mem::size_of::<DogeCudaAttentionArgs>() - 264usize];
     ["Alignment of DogeCudaAttentionArgs"][::core::mem::align_of::<DogeCudaAttentionArgs>() - 8usize];
     ["Offset of field: DogeCudaAttentionArgs::kept"][::core::mem::offset_of!(DogeCudaAttentionArgs, kept) - 0usize];
     ["Offset of field: DogeCudaAttentionArgs::list"][::core::mem::offset_of!(DogeCudaAttentionArgs, list) - 72usize];
-    ["Offset of field: DogeCudaAttentionArgs::seen"][::core::mem::offset_of!(DogeCudaAttentionArgs, seen) - 168usize];
-    ["Offset of field: DogeCudaAttentionArgs::out"][::core::mem::offset_of!(DogeCudaAttentionArgs, out) - 176usize];
-    ["Offset of field: DogeCudaAttentionArgs::q"][::core::mem::offset_of!(DogeCudaAttentionArgs, q) - 184usize];
-    ["Offset of field: DogeCudaAttentionArgs::k"][::core::mem::offset_of!(DogeCudaAttentionArgs, k) - 192usize];
-    ["Offset of field: DogeCudaAttentionArgs::v"][::core::mem::offset_of!(DogeCudaAttentionArgs, v) - 200usize];
-    ["Offset of field: DogeCudaAttentionArgs::partial"][::core::mem::offset_of!(DogeCudaAttentionArgs, partial) - 208usize];
-    ["Offset of field: DogeCudaAttentionArgs::at"][::core::mem::offset_of!(DogeCudaAttentionArgs, at) - 216usize];
-    ["Offset of field: DogeCudaAttentionArgs::n_rows"][::core::mem::offset_of!(DogeCudaAttentionArgs, n_rows) - 224usize];
-    ["Offset of field: DogeCudaAttentionArgs::q_heads"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_heads) - 228usize];
-    ["Offset of field: DogeCudaAttentionArgs::head_dim"][::core::mem::offset_of!(DogeCudaAttentionArgs, head_dim) - 232usize];
-    ["Offset of field: DogeCudaAttentionArgs::q_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_stride) - 236usize];
-    ["Offset of field: DogeCudaAttentionArgs::kv_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, kv_stride) - 240usize];
+    ["Offset of field: DogeCudaAttentionArgs::seen"][::core::mem::offset_of!(DogeCudaAttentionArgs, seen) - 176usize];
+    ["Offset of field: DogeCudaAttentionArgs::out"][::core::mem::offset_of!(DogeCudaAttentionArgs, out) - 184usize];
+    ["Offset of field: DogeCudaAttentionArgs::q"][::core::mem::offset_of!(DogeCudaAttentionArgs, q) - 192usize];
+    ["Offset of field: DogeCudaAttentionArgs::k"][::core::mem::offset_of!(DogeCudaAttentionArgs, k) - 200usize];
+    ["Offset of field: DogeCudaAttentionArgs::v"][::core::mem::offset_of!(DogeCudaAttentionArgs, v) - 208usize];
+    ["Offset of field: DogeCudaAttentionArgs::partial"][::core::mem::offset_of!(DogeCudaAttentionArgs, partial) - 216usize];
+    ["Offset of field: DogeCudaAttentionArgs::at"][::core::mem::offset_of!(DogeCudaAttentionArgs, at) - 224usize];
+    ["Offset of field: DogeCudaAttentionArgs::n_rows"][::core::mem::offset_of!(DogeCudaAttentionArgs, n_rows) - 232usize];
+    ["Offset of field: DogeCudaAttentionArgs::q_heads"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_heads) - 236usize];
+    ["Offset of field: DogeCudaAttentionArgs::head_dim"][::core::mem::offset_of!(DogeCudaAttentionArgs, head_dim) - 240usize];
+    ["Offset of field: DogeCudaAttentionArgs::q_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_stride) - 244usize];
+    ["Offset of field: DogeCudaAttentionArgs::kv_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, kv_stride) - 248usize];
     ["Offset of field: DogeCudaAttentionArgs::partial_tiles"]
-        [::core::mem::offset_of!(DogeCudaAttentionArgs, partial_tiles) - 244usize];
-    ["Offset of field: DogeCudaAttentionArgs::window"][::core::mem::offset_of!(DogeCudaAttentionArgs, window) - 248usize];
-    ["Offset of field: DogeCudaAttentionArgs::scale"][::core::mem::offset_of!(DogeCudaAttentionArgs, scale) - 252usize];
+        [::core::mem::offset_of!(DogeCudaAttentionArgs, partial_tiles) - 252usize];
+    ["Offset of field: DogeCudaAttentionArgs::window"][::core::mem::offset_of!(DogeCudaAttentionArgs, window) - 256usize];
+    ["Offset of field: DogeCudaAttentionArgs::scale"][::core::mem::offset_of!(DogeCudaAttentionArgs, scale) - 260usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -772,17 +774,45 @@ pub struct DogeCudaCommitArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaCommitArgs"][::core::mem::size_of::<DogeCudaCommitArgs>() - 216usize];
+    ["Size of DogeCudaCommitArgs"][::core::mem::size_of::<DogeCudaCommitArgs>() - 224usize];
     ["Alignment of DogeCudaCommitArgs"][::core::mem::align_of::<DogeCudaCommitArgs>() - 8usize];
     ["Offset of field: DogeCudaCommitArgs::kept"][::core::mem::offset_of!(DogeCudaCommitArgs, kept) - 0usize];
     ["Offset of field: DogeCudaCommitArgs::list"][::core::mem::offset_of!(DogeCudaCommitArgs, list) - 72usize];
-    ["Offset of field: DogeCudaCommitArgs::mark"][::core::mem::offset_of!(DogeCudaCommitArgs, mark) - 168usize];
-    ["Offset of field: DogeCudaCommitArgs::k"][::core::mem::offset_of!(DogeCudaCommitArgs, k) - 176usize];
-    ["Offset of field: DogeCudaCommitArgs::v"][::core::mem::offset_of!(DogeCudaCommitArgs, v) - 184usize];
-    ["Offset of field: DogeCudaCommitArgs::at"][::core::mem::offset_of!(DogeCudaCommitArgs, at) - 192usize];
-    ["Offset of field: DogeCudaCommitArgs::n_rows"][::core::mem::offset_of!(DogeCudaCommitArgs, n_rows) - 200usize];
-    ["Offset of field: DogeCudaCommitArgs::head_dim"][::core::mem::offset_of!(DogeCudaCommitArgs, head_dim) - 204usize];
-    ["Offset of field: DogeCudaCommitArgs::kv_stride"][::core::mem::offset_of!(DogeCudaCommitArgs, kv_stride) - 208usize];
+    ["Offset of field: DogeCudaCommitArgs::mark"][::core::mem::offset_of!(DogeCudaCommitArgs, mark) - 176usize];
+    ["Offset of field: DogeCudaCommitArgs::k"][::core::mem::offset_of!(DogeCudaCommitArgs, k) - 184usize];
+    ["Offset of field: DogeCudaCommitArgs::v"][::core::mem::offset_of!(DogeCudaCommitArgs, v) - 192usize];
+    ["Offset of field: DogeCudaCommitArgs::at"][::core::mem::offset_of!(DogeCudaCommitArgs, at) - 200usize];
+    ["Offset of field: DogeCudaCommitArgs::n_rows"][::core::mem::offset_of!(DogeCudaCommitArgs, n_rows) - 208usize];
+    ["Offset of field: DogeCudaCommitArgs::head_dim"][::core::mem::offset_of!(DogeCudaCommitArgs, head_dim) - 212usize];
+    ["Offset of field: DogeCudaCommitArgs::kv_stride"][::core::mem::offset_of!(DogeCudaCommitArgs, kv_stride) - 216usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DogeCudaDecodeOfferArgs {
+    pub score: DogeCudaMaskScoreArgs,
+    pub rope: DogeCudaRopeArgs,
+    pub offer: DogeCudaOfferArgs,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaDecodeOfferArgs"][::core::mem::size_of::<DogeCudaDecodeOfferArgs>() - 344usize];
+    ["Alignment of DogeCudaDecodeOfferArgs"][::core::mem::align_of::<DogeCudaDecodeOfferArgs>() - 8usize];
+    ["Offset of field: DogeCudaDecodeOfferArgs::score"][::core::mem::offset_of!(DogeCudaDecodeOfferArgs, score) - 0usize];
+    ["Offset of field: DogeCudaDecodeOfferArgs::rope"][::core::mem::offset_of!(DogeCudaDecodeOfferArgs, rope) - 56usize];
+    ["Offset of field: DogeCudaDecodeOfferArgs::offer"][::core::mem::offset_of!(DogeCudaDecodeOfferArgs, offer) - 144usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DogeCudaDecodeMergeArgs {
+    pub attention: DogeCudaAttentionArgs,
+    pub commit: DogeCudaCommitArgs,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaDecodeMergeArgs"][::core::mem::size_of::<DogeCudaDecodeMergeArgs>() - 488usize];
+    ["Alignment of DogeCudaDecodeMergeArgs"][::core::mem::align_of::<DogeCudaDecodeMergeArgs>() - 8usize];
+    ["Offset of field: DogeCudaDecodeMergeArgs::attention"][::core::mem::offset_of!(DogeCudaDecodeMergeArgs, attention) - 0usize];
+    ["Offset of field: DogeCudaDecodeMergeArgs::commit"][::core::mem::offset_of!(DogeCudaDecodeMergeArgs, commit) - 264usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -850,7 +880,7 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
-pub struct DogeCudaArgmaxArgs {
+pub struct DogeCudaNextArgs {
     pub logits: *const f32,
     pub ids: *mut u32,
     pub chosen: *mut u32,
@@ -861,13 +891,55 @@ pub struct DogeCudaArgmaxArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaArgmaxArgs"][::core::mem::size_of::<DogeCudaArgmaxArgs>() - 48usize];
-    ["Alignment of DogeCudaArgmaxArgs"][::core::mem::align_of::<DogeCudaArgmaxArgs>() - 8usize];
-    ["Offset of field: DogeCudaArgmaxArgs::logits"][::core::mem::offset_of!(DogeCudaArgmaxArgs, logits) - 0usize];
-    ["Offset of field: DogeCudaArgmaxArgs::ids"][::core::mem::offset_of!(DogeCudaArgmaxArgs, ids) - 8usize];
-    ["Offset of field: DogeCudaArgmaxArgs::chosen"][::core::mem::offset_of!(DogeCudaArgmaxArgs, chosen) - 16usize];
-    ["Offset of field: DogeCudaArgmaxArgs::eos"][::core::mem::offset_of!(DogeCudaArgmaxArgs, eos) - 24usize];
-    ["Offset of field: DogeCudaArgmaxArgs::at"][::core::mem::offset_of!(DogeCudaArgmaxArgs, at) - 32usize];
-    ["Offset of field: DogeCudaArgmaxArgs::n"][::core::mem::offset_of!(DogeCudaArgmaxArgs, n) - 40usize];
-    ["Offset of field: DogeCudaArgmaxArgs::n_eos"][::core::mem::offset_of!(DogeCudaArgmaxArgs, n_eos) - 44usize];
+    ["Size of DogeCudaNextArgs"][::core::mem::size_of::<DogeCudaNextArgs>() - 48usize];
+    ["Alignment of DogeCudaNextArgs"][::core::mem::align_of::<DogeCudaNextArgs>() - 8usize];
+    ["Offset of field: DogeCudaNextArgs::logits"][::core::mem::offset_of!(DogeCudaNextArgs, logits) - 0usize];
+    ["Offset of field: DogeCudaNextArgs::ids"][::core::mem::offset_of!(DogeCudaNextArgs, ids) - 8usize];
+    ["Offset of field: DogeCudaNextArgs::chosen"][::core::mem::offset_of!(DogeCudaNextArgs, chosen) - 16usize];
+    ["Offset of field: DogeCudaNextArgs::eos"][::core::mem::offset_of!(DogeCudaNextArgs, eos) - 24usize];
+    ["Offset of field: DogeCudaNextArgs::at"][::core::mem::offset_of!(DogeCudaNextArgs, at) - 32usize];
+    ["Offset of field: DogeCudaNextArgs::n"][::core::mem::offset_of!(DogeCudaNextArgs, n) - 40usize];
+    ["Offset of field: DogeCudaNextArgs::n_eos"][::core::mem::offset_of!(DogeCudaNextArgs, n_eos) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DogeCudaSampling {
+    pub temperature: f32,
+    pub top_k: u32,
+    pub top_p: f32,
+    pub min_p: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaSampling"][::core::mem::size_of::<DogeCudaSampling>() - 16usize];
+    ["Alignment of DogeCudaSampling"][::core::mem::align_of::<DogeCudaSampling>() - 4usize];
+    ["Offset of field: DogeCudaSampling::temperature"][::core::mem::offset_of!(DogeCudaSampling, temperature) - 0usize];
+    ["Offset of field: DogeCudaSampling::top_k"][::core::mem::offset_of!(DogeCudaSampling, top_k) - 4usize];
+    ["Offset of field: DogeCudaSampling::top_p"][::core::mem::offset_of!(DogeCudaSampling, top_p) - 8usize];
+    ["Offset of field: DogeCudaSampling::min_p"][::core::mem::offset_of!(DogeCudaSampling, min_p) - 12usize];
+};
+pub const DOGE_CUDA_TOP_K_MAX: _bindgen_ty_11 = 512;
+pub type _bindgen_ty_11 = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DogeCudaSampleArgs {
+    pub next: DogeCudaNextArgs,
+    pub sampling: *const DogeCudaSampling,
+    pub uniform: *const f64,
+    pub id: *mut u32,
+    pub sorted: *mut u32,
+    pub score: *mut f32,
+    pub weight: *mut f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaSampleArgs"][::core::mem::size_of::<DogeCudaSampleArgs>() - 96usize];
+    ["Alignment of DogeCudaSampleArgs"][::core::mem::align_of::<DogeCudaSampleArgs>() - 8usize];
+    ["Offset of field: DogeCudaSampleArgs::next"][::core::mem::offset_of!(DogeCudaSampleArgs, next) - 0usize];
+    ["Offset of field: DogeCudaSampleArgs::sampling"][::core::mem::offset_of!(DogeCudaSampleArgs, sampling) - 48usize];
+    ["Offset of field: DogeCudaSampleArgs::uniform"][::core::mem::offset_of!(DogeCudaSampleArgs, uniform) - 56usize];
+    ["Offset of field: DogeCudaSampleArgs::id"][::core::mem::offset_of!(DogeCudaSampleArgs, id) - 64usize];
+    ["Offset of field: DogeCudaSampleArgs::sorted"][::core::mem::offset_of!(DogeCudaSampleArgs, sorted) - 72usize];
+    ["Offset of field: DogeCudaSampleArgs::score"][::core::mem::offset_of!(DogeCudaSampleArgs, score) - 80usize];
+    ["Offset of field: DogeCudaSampleArgs::weight"][::core::mem::offset_of!(DogeCudaSampleArgs, weight) - 88usize];
 };

@@ -204,7 +204,8 @@ impl<'a> Generation<'a> {
     /// The next token of a device that feeds its own choice; `None` where the host chooses.
     #[cfg(feature = "cuda")]
     fn step_on_device(&mut self) -> Result<Option<u32>> {
-        let Some(&last) = self.generated.last().filter(|_| self.takes_likeliest()) else { return Ok(None) };
+        let chooses = self.hook.is_none() && (takes_likeliest(self.sampler) || self.sampler.draws_on_device());
+        let Some(&last) = self.generated.last().filter(|_| chooses) else { return Ok(None) };
         // The host has to see the logits of each token if it tells of them.
         if self.top.is_some() || self.session.model().device().is_none() || self.until.eos_token_ids.len() > 64 {
             return Ok(None);
@@ -212,7 +213,11 @@ impl<'a> Generation<'a> {
         if self.chosen.is_empty() {
             let steps = (self.until.max_new_tokens - self.generated.len()).min(self.until.ahead.max(1));
             let start = Instant::now();
-            self.chosen = self.session.decode(last, steps, self.until.eos_token_ids)?;
+            self.chosen = if takes_likeliest(self.sampler) {
+                self.session.decode(last, steps, self.until.eos_token_ids)?
+            } else {
+                self.session.decode_drawn(last, steps, self.until.eos_token_ids, self.sampler)?
+            };
             self.timings.decode += start.elapsed();
             self.timings.decode_tokens += self.chosen.len();
             self.chosen.reverse();
@@ -273,10 +278,8 @@ impl<'a> Generation<'a> {
 
 /// Does the sampler leave the logits as they are, and take the largest?
 fn takes_likeliest(sampler: &Sampler) -> bool {
-    let s = sampler.settings();
-    let as_they_are =
-        s.logit_bias.is_empty() && s.repetition_penalty == 1.0 && s.presence_penalty == 0.0 && s.frequency_penalty == 0.0;
-    s.is_greedy() && as_they_are
+    let settings = sampler.settings();
+    settings.is_greedy() && settings.leaves_logits()
 }
 
 impl Iterator for Generation<'_> {

@@ -18,7 +18,7 @@ pub struct Until<'a> {
     /// Looked at before each layer (on a device: before each block); true ends the generation, also while the prompt is
     /// being fed. May be set from another thread or a signal handler. `None` by default.
     pub cancel: Option<&'a AtomicBool>,
-    /// Greedy tokens that a GPU may choose before the host looks; 0 means 1. Where a generation is cut off by its caller, by
+    /// Tokens that a GPU may choose before the host looks; 0 means 1. Where a generation is cut off by its caller, by
     /// `cancel` or by a stop string, the session may then hold up to this many tokens more than were given out: take more
     /// than 1, the default, only for a session that ends with the generation. Does nothing on the CPU.
     pub ahead: usize,

@@ -12,12 +12,16 @@
 //!
 //! The random numbers are PCG64's and the exponentials `libm`'s, so a seed means the same on every machine.
 
+#[cfg(feature = "cuda")]
+mod draws;
 mod filters;
 mod settings;
 
 use rand_pcg::rand_core::Rng;
 use rand_pcg::Pcg64;
 
+#[cfg(feature = "cuda")]
+pub use draws::Draws;
 pub use settings::SamplingSettings;
 
 use crate::{Error, Result};
@@ -90,9 +94,7 @@ impl Sampler {
         }
         self.filter(logits, prompt, generated)?;
         let total: f64 = self.candidates.iter().map(|c| filters::weight(c.score)).sum();
-        // 53 random bits make every f64 of the grid in [0, 1).
-        let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let target = uniform * total;
+        let target = uniform(&mut self.random) * total;
         let mut sum = 0.0;
         let drawn = self.candidates.iter().find(|c| {
             sum += filters::weight(c.score);
@@ -212,6 +214,11 @@ impl Sampler {
             Ok(largest)
         }
     }
+}
+
+/// 53 random bits make every f64 of the grid in [0, 1).
+fn uniform(random: &mut Pcg64) -> f64 {
+    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 fn no_candidate() -> Error {

@@ -97,6 +97,12 @@ impl SamplingSettings {
         !self.do_sample || self.temperature == 0.0
     }
 
+    /// Are the logits what is chosen by, without bias and penalties?
+    pub(crate) fn leaves_logits(&self) -> bool {
+        let penalties = self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0;
+        self.logit_bias.is_empty() && !penalties
+    }
+
     /// Is every field in its range?
     ///
     /// # Errors

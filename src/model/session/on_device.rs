@@ -7,7 +7,7 @@ use crate::{
     cuda::{Device, Sequence},
     model::{Model, Observer, SessionOptions},
     ops::Cpu,
-    Error, Float, Result,
+    Error, Float, Result, Sampler,
 };
 
 impl Model {
@@ -62,30 +62,60 @@ impl Session {
     /// # Errors
     /// As [`Session::feed`]; [`Error::BadArgument`] for more `eos_token_ids` than a device can watch for. Never panics.
     pub fn decode(&mut self, first: u32, steps: usize, eos_token_ids: &[u32]) -> Result<Vec<u32>> {
+        if let Some(ids) = self.decode_on_device(first, steps, eos_token_ids, None)? {
+            return Ok(ids);
+        }
+        let steps = steps.min(self.options.ctx_size.saturating_sub(self.tokens));
+        let (cpu, mut ids) = (self.cpu.clone(), Vec::new());
+        while ids.len() < steps && ids.last().is_none_or(|id| !eos_token_ids.contains(id)) {
+            ids.push(cpu.argmax(self.feed(&[ids.last().copied().unwrap_or(first)])?)? as u32);
+        }
+        Ok(ids)
+    }
+
+    /// As [`Session::decode`], but each token is drawn, as [`Sampler::sample`] draws it.
+    ///
+    /// # Errors
+    /// As [`Session::decode`]; [`Error::BadArgument`] for a sampler whose rules a device does not know
+    /// ([`Sampler::draws_on_device`]), and on the CPU.
+    pub(crate) fn decode_drawn(&mut self, first: u32, steps: usize, eos: &[u32], sampler: &mut Sampler) -> Result<Vec<u32>> {
+        let none = || Error::BadArgument { what: "decode_drawn", why: "the session is on no device".into() };
+        self.decode_on_device(first, steps, eos, Some(sampler))?.ok_or_else(none)
+    }
+
+    /// `None` for a session that is on no device.
+    fn decode_on_device(
+        &mut self,
+        first: u32,
+        steps: usize,
+        eos: &[u32],
+        mut sampler: Option<&mut Sampler>,
+    ) -> Result<Option<Vec<u32>>> {
+        if self.sequence.is_none() {
+            return Ok(None);
+        }
         let steps = steps.min(self.options.ctx_size.saturating_sub(self.tokens));
         let mut ids: Vec<u32> = Vec::new();
-        while ids.len() < steps && ids.last().is_none_or(|id| !eos_token_ids.contains(id)) {
+        while ids.len() < steps && ids.last().is_none_or(|id| !eos.contains(id)) {
             let next = ids.last().copied().unwrap_or(first);
             self.check(&[next])?;
-            if self.sequence.is_none() {
-                let cpu = self.cpu.clone();
-                ids.push(cpu.argmax(self.feed(&[next])?)? as u32);
-                continue;
-            }
             self.make_room(steps - ids.len())?;
-            self.has_logits = false;
             let Some(sequence) = &mut self.sequence else { continue };
-            let run = sequence.decode(next, self.tokens, steps - ids.len(), eos_token_ids, &mut self.rope)?;
+            self.has_logits = false;
+            let run = sequence.decode(next, self.tokens, steps - ids.len(), eos, sampler.as_deref(), &mut self.rope)?;
             if run.ids.is_empty() {
                 return Err(Error::Device { what: "decoding", why: "a run chose no token".into() });
             }
             self.tokens += run.ids.len();
+            if let Some(sampler) = &mut sampler {
+                sampler.drew(run.ids.len());
+            }
             if let Some(step) = run.non_finite {
                 return Err(Error::NonFinite { layer: None, step });
             }
             ids.extend(run.ids);
         }
-        Ok(ids)
+        Ok(Some(ids))
     }
 
     /// Makes room for a sequence of `tokens` tokens.

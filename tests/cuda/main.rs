@@ -2,7 +2,9 @@
 //! what this cannot show).
 #![cfg(feature = "cuda")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod sessions;
 
 use std::{
     path::Path,
@@ -262,115 +264,37 @@ fn prompts_on_tensor_cores() {
     }
 }
 
+/// Prompts of many tiles: whether their rows see all of a tile, some of it or nothing depends on the cut, the bits do not. Blocks
+/// of one token look at every slot. Two layers: what an early token saw too much of shows in the keys of the second.
 #[test]
-fn a_forked_session_goes_its_own_way() {
+fn prompts_of_many_tiles_have_the_same_bits_at_every_cut() {
     let _alone = alone();
-    let model = on_the_gpu(config(|c| c.keep_window_size = 7), true, Dtype::F32);
-    let mut one = session(&model);
-    one.feed(&prompt(12)).unwrap();
-    let mut other = one.fork().unwrap();
-    let first = bits(one.feed(&[4, 5, 6]).unwrap());
-    other.feed(&[9]).unwrap();
-    let mut again = session(&model);
-    again.feed(&prompt(12)).unwrap();
-    assert_eq!(bits(again.feed(&[4, 5, 6]).unwrap()), first);
-    assert_eq!(other.tokens(), 13);
-}
-
-#[test]
-fn what_the_gpu_cannot_do_has_a_name() {
-    let _alone = alone();
-    let model = |change: &dyn Fn(&mut Config)| {
-        let config = config(|c| change(c));
-        let variant = Variant::v2(&config);
-        Model::new(Checkpoint::random(config, variant, Dtype::F32, 1).unwrap()).on(&emulator::device(), |_, _| {})
-    };
-    let refused = |what: &str, model: doge_engine::Result<Model>| {
-        let error = model.expect_err(what).to_string();
-        assert!(error.contains("does not run on the GPU") && error.contains(what), "{error}");
-    };
-    refused("head_dim 258", model(&|c| c.head_dim = 258));
-    let moe =
-        |keys: usize, top| move |c: &mut Config| (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, keys * keys, top);
-    refused("257 experts", model(&moe(20, 257)));
-    let model = model(&moe(4, 3)).unwrap();
-    let mut session = Session::new(&model, &cpu(), SessionOptions::default().routing(Routing::Reference)).unwrap();
-    let error = session.feed(&[3; 257]).unwrap_err().to_string();
-    assert!(error.contains("--routing reference for 257 tokens"), "{error}");
-}
-
-/// What only sessions on the CPU have is refused by name, and leaves the session as it was.
-#[test]
-fn what_only_the_cpu_has_is_refused() {
-    let _alone = alone();
-    let model = on_the_gpu(config(|_| ()), false, Dtype::F32);
-    let mut session = session(&model);
-    let logits = bits(session.feed(&prompt(5)).unwrap());
-    let refused = |error: Error, what: &str| {
-        assert!(matches!(&error, Error::UnsupportedOnDevice { what: named, .. } if named == what), "{error}");
-    };
-    refused(session.save().unwrap_err(), "saving a session");
-    refused(Session::load(&model, &cpu(), SessionOptions::default(), &[]).unwrap_err(), "a saved session");
-    refused(Batch::new(&model, &cpu()).feed(&mut [&mut session], &[3]).unwrap_err(), "a batch of sessions");
-    let on_the_cpu = Model::new(Checkpoint::random(config(|_| ()), *model.variant(), Dtype::F32, 11).unwrap());
-    refused(Batch::new(&on_the_cpu, &cpu()).feed(&mut [&mut session], &[3]).unwrap_err(), "a batch of sessions");
-    assert_eq!((session.tokens(), bits(session.logits().unwrap())), (5, logits));
-}
-
-/// A prompt ends before the block at which it was cancelled, and goes on from there; a fork has the logits, a run leaves none.
-#[test]
-fn cancelled_prompts_go_on_and_logits_are_those_of_the_last_token() {
-    let _alone = alone();
-    struct After(usize, All);
-    impl Observer for After {
-        fn logits(&mut self, place: usize, logits: &[f32]) {
-            self.1.logits(place, logits);
-        }
-        fn cancels(&self) -> bool {
-            self.1 .0.len() >= self.0
+    emulator::schedule(2);
+    let ids = prompt(171);
+    // Nothing is ever dropped; keys are dropped all the time; a ring of more tiles than the window of some rows.
+    for (v1, keep_window_size, sliding_window) in [
+        (false, 1000, None),
+        (true, 1000, None),
+        (true, 70, None),
+        (false, 70, None),
+        (true, 130, Some(90)),
+        (false, 20, Some(70)),
+    ] {
+        let model = on_the_gpu(
+            config(|c| {
+                (c.hidden_size, c.head_dim, c.intermediate_size, c.num_hidden_layers) = (24, 6, 8, 2);
+                (c.keep_window_size, c.sliding_window) = (keep_window_size, sliding_window);
+            }),
+            v1,
+            Dtype::F32,
+        );
+        let feed = |block| {
+            let mut session = Session::new(&model, &cpu(), SessionOptions::default().block(block)).unwrap();
+            bits(session.feed(&ids).unwrap())
+        };
+        let want = feed(1);
+        for block in [256, 100, 40] {
+            assert_eq!(feed(block), want, "v1 {v1}, {keep_window_size} keys of {sliding_window:?}, blocks of {block}");
         }
     }
-    let model = on_the_gpu(config(|c| c.keep_window_size = 6), true, Dtype::F32);
-    let ids = prompt(20);
-    let want = bits(session(&model).feed(&ids).unwrap());
-    let mut session = Session::new(&model, &cpu(), SessionOptions::default().block(8)).unwrap();
-    let error = session.feed_observed(&ids, &mut After(9, All::default())).unwrap_err();
-    assert!(matches!(error, Error::Cancelled { tokens: 16 }), "{error}");
-    assert_eq!((session.tokens(), session.logits()), (16, None));
-    let cancel = AtomicBool::new(true);
-    assert!(matches!(session.feed_until(&ids[16..], &cancel), Err(Error::Cancelled { tokens: 16 })));
-    cancel.store(false, Ordering::Relaxed);
-    assert_eq!(bits(session.feed_until(&ids[16..], &cancel).unwrap()), want);
-    let fork = session.fork().unwrap();
-    assert_eq!(bits(fork.logits().unwrap()), want);
-    session.decode(4, 3, &[]).unwrap();
-    assert!(session.logits().is_none() && fork.tokens() == 20);
-}
-
-/// A hook and log probabilities see every token's logits, also where the GPU could choose by itself.
-#[test]
-fn generations_with_hooks_and_log_probabilities() {
-    let _alone = alone();
-    let model = on_the_gpu(config(|_| ()), false, Dtype::F32);
-    let ids = prompt(7);
-    let until = Until::default().max_new_tokens(9).ahead(4);
-    let mut greedy = Sampler::new(SamplingSettings::default()).unwrap();
-    let run = |greedy: &mut Sampler, change: &dyn Fn(Generation<'_>) -> (Vec<u32>, usize)| {
-        change(Generation::new(&mut session(&model), greedy, &ids, until).unwrap())
-    };
-    let all = |generation: &mut Generation<'_>| generation.map(|id| id.unwrap()).collect::<Vec<u32>>();
-    let (want, none) = run(&mut greedy, &|mut g| (all(&mut g), g.logprobs().len()));
-    assert_eq!((want.len(), none), (9, 0));
-    assert_eq!(
-        run(&mut greedy, &|g| {
-            let mut g = g.with_logprobs(2);
-            (all(&mut g), g.logprobs().len())
-        }),
-        (want.clone(), 9)
-    );
-    let forbidden = want[3];
-    let (without, _) = run(&mut greedy, &|g| {
-        (all(&mut g.with_logits_hook(move |logits, _, _| logits[forbidden as usize] = f32::NEG_INFINITY)), 0)
-    });
-    assert!(without.len() == 9 && !without.contains(&forbidden));
 }

@@ -1,0 +1,135 @@
+// Which keys each mask head keeps (spec 8): fixed slots, overwritten in place. src/model/kept_set.rs is the same on the CPU,
+// and puts the same key into the same slot.
+#pragma once
+#include "device.h"
+
+namespace kept {
+
+constexpr uint32_t THREADS = DOGE_CUDA_THREADS, WARPS = THREADS / 32;
+constexpr uint64_t NONE = ~(uint64_t)0;
+
+/// Smaller is weaker: a smaller mask value, or an equal one and a later place. Mask values are not negative, so their bits
+/// are in order.
+DOGE_DEVICE uint64_t strength(float mask, uint32_t place) { return (uint64_t)dev::bits(mask) << 32 | ~place; }
+
+struct Offers {
+  uint64_t part[2][WARPS];
+};
+
+struct Set {
+  uint32_t *row, *place;
+  float *mask;
+};
+
+/// The weakest of this thread's slots.
+DOGE_DEVICE uint64_t weakest_of_mine(const Set &set, uint32_t n_slots, uint32_t &slot) {
+  uint64_t weakest = NONE;
+  for (uint32_t s = dev::thread(); s < n_slots; s += THREADS) {
+    const uint64_t key = strength(set.mask[s], set.place[s]);
+    if (key < weakest) weakest = key, slot = s;
+  }
+  return weakest;
+}
+
+/// Keys that left a slot below `slot`, or up to it.
+DOGE_DEVICE uint32_t left_below(const uint32_t *left_slot, uint32_t n_left, uint32_t slot) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < n_left; ++i) n += left_slot[i] < slot;
+  return n;
+}
+
+/// The list of a block of several tokens: by slot, in each slot in order of time.
+DOGE_DEVICE void write_list(const DogeCudaKeyList &list, const Set &set, uint32_t m, uint32_t count, uint32_t n_left) {
+  const size_t base = (size_t)m * list.room, left = (size_t)m * DOGE_CUDA_BLOCK;
+  const uint32_t *const left_slot = list.left_slot + left;
+  for (uint32_t s = dev::thread(); s < count; s += THREADS) {
+    const size_t to = base + s + left_below(left_slot, n_left, s + 1);
+    list.row[to] = set.row[s];
+    list.mask[to] = set.mask[s];
+    list.seen_from[to] = set.place[s];
+    list.seen_until[to] = DOGE_CUDA_NEVER;
+  }
+  for (uint32_t i = dev::thread(); i < n_left; i += THREADS) {
+    uint32_t before = left_below(left_slot, n_left, left_slot[i]);
+    for (uint32_t j = 0; j < i; ++j) before += left_slot[j] == left_slot[i];
+    const size_t to = base + left_slot[i] + before;
+    list.row[to] = list.left_row[left + i];
+    list.mask[to] = list.left_mask[left + i];
+    list.seen_from[to] = list.left_from[left + i];
+    list.seen_until[to] = list.left_until[left + i];
+  }
+  const uint32_t tiles = (count + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
+  for (uint32_t i = dev::thread(); i <= tiles; i += THREADS) {
+    const uint32_t slot = dev::least(i * DOGE_CUDA_TILE, count);
+    list.tile_begin[(size_t)m * list.tiles_room + i] = slot + left_below(left_slot, n_left, slot);
+  }
+  dev::sync();
+  for (uint32_t i = dev::thread(); i < tiles; i += THREADS) {
+    const size_t tile = (size_t)m * list.tiles_room + i;
+    uint32_t first_from = DOGE_CUDA_NEVER, last_from = 0, first_until = DOGE_CUDA_NEVER, last_until = 0;
+    for (size_t t = base + list.tile_begin[tile]; t < base + list.tile_begin[tile + 1]; ++t) {
+      const uint32_t from = list.seen_from[t], until = list.seen_until[t];
+      first_from = dev::least(first_from, from), last_from = dev::most(last_from, from);
+      first_until = dev::least(first_until, until), last_until = dev::most(last_until, until);
+    }
+    uint32_t *const seen = list.tile_seen + 4 * tile;
+    seen[0] = first_from, seen[1] = last_from, seen[2] = first_until, seen[3] = last_until;
+  }
+}
+
+/// Offers a block's keys to the set of mask head `m`, one after another, since each decision needs the one before: every thread
+/// knows the weakest of its own slots, so a step is one minimum over the block.
+DOGE_DEVICE void offer(const DogeCudaOfferArgs &a, Offers &shared, uint32_t m) {
+  if (a.at->stopped != 0) return;
+  const uint32_t n_slots = a.kept.n_slots, place0 = a.at->place;
+  const size_t base = (size_t)m * n_slots, left = (size_t)m * DOGE_CUDA_BLOCK;
+  const Set set = {a.kept.row + base, a.kept.place + base, a.kept.mask + base};
+  const uint32_t count = a.kept.count[m], fill = dev::least(a.n_rows, n_slots - count);
+  for (uint32_t t = dev::thread(); t < fill; t += THREADS) {
+    set.row[count + t] = DOGE_CUDA_NEW | t;
+    set.place[count + t] = place0 + t;
+    set.mask[count + t] = a.mask[(size_t)t * a.kept.mask_heads + m];
+  }
+  dev::sync();
+  uint32_t n_left = 0;
+  if (fill < a.n_rows) {
+    uint32_t slot = 0;
+    uint64_t mine = weakest_of_mine(set, n_slots, slot);
+    for (uint32_t t = fill; t < a.n_rows; ++t) {
+      uint64_t weakest = mine;
+      for (uint32_t mask = 16; mask > 0; mask /= 2) {
+        const uint64_t other = dev::shuffle_xor(weakest, mask);
+        weakest = other < weakest ? other : weakest;
+      }
+      // Two sets of parts in turn: one barrier a token is enough.
+      if (dev::lane() == 0) shared.part[t % 2][dev::warp()] = weakest;
+      dev::sync();
+      for (uint32_t i = 0; i < WARPS; ++i) {
+        const uint64_t other = shared.part[t % 2][i];
+        weakest = other < weakest ? other : weakest;
+      }
+      const float mask = a.mask[(size_t)t * a.kept.mask_heads + m];
+      const bool is_better = weakest < strength(mask, place0 + t); // no places are equal: equal mask values are no tie here
+      if (is_better && mine == weakest) {
+        a.list.left_slot[left + n_left] = slot;
+        a.list.left_row[left + n_left] = set.row[slot];
+        a.list.left_mask[left + n_left] = set.mask[slot];
+        a.list.left_from[left + n_left] = set.place[slot];
+        a.list.left_until[left + n_left] = place0 + t;
+        set.row[slot] = DOGE_CUDA_NEW | t;
+        set.place[slot] = place0 + t;
+        set.mask[slot] = mask;
+        mine = weakest_of_mine(set, n_slots, slot);
+      }
+      n_left += is_better;
+    }
+  }
+  dev::sync();
+  if (a.n_rows > 1) write_list(a.list, set, m, count + fill, n_left);
+  if (dev::thread() == 0) {
+    a.list.n_left[m] = n_left;
+    a.kept.count[m] = count + fill;
+  }
+}
+
+}  // namespace kept

@@ -1,0 +1,17 @@
+// s of a key (spec 4.4), by a whole warp.
+#pragma once
+#include "activation.h"
+#include "weight.h"
+
+/// Lane 0 has it.
+DOGE_DEVICE float mask_score(const DogeCudaMaskScoreArgs &a, uint32_t row, uint32_t head) {
+  const float *const v = a.v + (size_t)row * a.v_stride, *const w = a.dt_weight + (size_t)head * a.v_stride;
+  float dt = 0.0f;
+  for (uint32_t c = dev::lane() * weight::CHUNK; c < a.v_stride; c += 32 * weight::CHUNK) {
+    const weight::Chunk x = weight::load_floats(v + c), y = weight::load_floats(w + c);
+    for (uint32_t i = 0; i < weight::CHUNK; ++i) dt = dev::fma(x.x[i], y.x[i], dt);
+  }
+  dt = dev::warp_sum(dt);
+  if (a.bias != nullptr) dt += a.bias[head];
+  return expf(a.A[head] * activation::softplus(dt));
+}

@@ -1,0 +1,138 @@
+//! Linear layers: one row and many, every format, with and without tensor cores.
+
+use super::*;
+
+#[test]
+fn linear_layers_of_every_format() {
+    let gpu = emulator::device();
+    // (rows of x, columns, outputs of three projections): ragged everywhere, one output, more than a block's.
+    let shapes = [
+        (1, 48, [24, 12, 12]),
+        (1, 1, [1, 0, 0]),
+        (2, 7, [5, 3, 1]),
+        (8, 100, [33, 16, 2]),
+        (9, 264, [17, 9, 40]),
+        (19, 56, [7, 0, 0]),
+    ];
+    for dtype in Dtype::ALL {
+        for (i, &(rows, cols, outputs)) in shapes.iter().enumerate() {
+            for fill in [Fill::Uniform, Fill::WideRange, Fill::OneHuge, Fill::Tiny] {
+                let random = &mut Random::new(i as u64);
+                let x = random.fill(fill, rows * cols, 4.0);
+                let weights = outputs.map(|n| Weight::linear(&gpu, dtype, n, cols, random, fill));
+                let bias = outputs.map(|n| random.fill(Fill::Uniform, n, 1.0));
+                let device_bias = bias.each_ref().map(|bias| Buffer::from_slice(&gpu, bias).unwrap());
+                let run = |x: &[f32]| {
+                    let n_rows = x.len() / cols;
+                    let mut out = outputs.map(|n| Rows::zeros(&gpu, n_rows, n).unwrap());
+                    let [a, b, c] = &mut out;
+                    let [p, q, r] = &weights;
+                    let mut projections = [
+                        Projection { out: a, weight: &p.matrix, bias: Some(&device_bias[0]) },
+                        Projection { out: b, weight: &q.matrix, bias: Some(&device_bias[1]) },
+                        Projection { out: c, weight: &r.matrix, bias: None },
+                    ];
+                    gpu.linear(&mut projections, &Rows::from_slice(&gpu, cols, x).unwrap(), n_rows).unwrap();
+                    out.map(|out| out.read(n_rows).unwrap())
+                };
+                let got = run(&x);
+                for (p, &n) in outputs.iter().enumerate() {
+                    let bias = (p < 2).then_some(&bias[p][..]);
+                    let (want, terms): (Vec<_>, Vec<_>) = x.chunks_exact(cols).map(|x| weights[p].of(x, bias, n)).unzip();
+                    let (want, terms) = (want.concat(), terms.concat());
+                    let what = format!("{dtype} {rows}x{cols} to {n}, {fill:?}");
+                    assert_passed(&what, within("out", &got[p], &want, |i| chain(dtype, cols) * EPS * terms[i]));
+                    // A row alone has the same bits.
+                    let last = run(&x[(rows - 1) * cols..]);
+                    assert_passed(&what, exactly("the last row alone", &last[p], &got[p][(rows - 1) * n..]));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gate_and_up_with_every_activation() {
+    let gpu = emulator::device();
+    for (i, act) in Activation::ALL.into_iter().enumerate() {
+        for dtype in Dtype::ALL {
+            let (rows, cols, n) = ([1, 3, 9][i % 3], [40, 64, 13][i % 3], [21, 6, 34][i % 3]);
+            let random = &mut Random::new(i as u64);
+            let x = random.fill(Fill::Uniform, rows * cols, 1.0);
+            let (gate, up) = (
+                Weight::linear(&gpu, dtype, n, cols, random, Fill::Uniform),
+                Weight::linear(&gpu, dtype, n, cols, random, Fill::Uniform),
+            );
+            let (mut out, mut unused) = (Rows::zeros(&gpu, rows, n).unwrap(), Rows::zeros(&gpu, rows, n).unwrap());
+            let mut both = [
+                Projection { out: &mut out, weight: &gate.matrix, bias: None },
+                Projection { out: &mut unused, weight: &up.matrix, bias: None },
+            ];
+            gpu.linear_gated(&mut both, &Rows::from_slice(&gpu, cols, &x).unwrap(), rows, act).unwrap();
+            let (mut want, mut budget) = (Vec::new(), Vec::new());
+            for x in x.chunks_exact(cols) {
+                let ((gate, gate_terms), (up, up_terms)) = (gate.of(x, None, n), up.of(x, None, n));
+                for o in 0..n {
+                    // The parts' errors through the product's derivative; no activation is steeper than 2 |x| + 1.2.
+                    let [g, u] = [gate_terms[o], up_terms[o]].map(|terms| chain(dtype, cols) * EPS * terms);
+                    let y = activate(act, gate[o]);
+                    let own = (3.0 * FUNCTION + 6.0 + 2.0 * gate[o].abs()) * EPS * (y.abs() + gate[o].abs());
+                    let steep = 2.0 * gate[o].abs() + 1.2;
+                    budget.push((own + steep * g) * (up[o].abs() + u) + (y.abs() + steep * g) * u + EPS * (y * up[o]).abs());
+                    want.push(y * up[o]);
+                }
+            }
+            let got = out.read(rows).unwrap();
+            assert_passed(&format!("{act:?} {dtype} {rows}x{cols} to {n}"), within("out", &got, &want, |i| budget[i]));
+            // The same in two steps, as after the tensor cores: bit for bit.
+            let (mut a, mut b) = (Rows::zeros(&gpu, rows, n).unwrap(), Rows::zeros(&gpu, rows, n).unwrap());
+            let mut both = [
+                Projection { out: &mut a, weight: &gate.matrix, bias: None },
+                Projection { out: &mut b, weight: &up.matrix, bias: None },
+            ];
+            gpu.linear(&mut both, &Rows::from_slice(&gpu, cols, &x).unwrap(), rows).unwrap();
+            gpu.gated_activation(&mut a, &b, act, rows).unwrap();
+            assert_passed("in two steps", exactly("out", &a.read(rows).unwrap(), &got));
+        }
+    }
+}
+
+#[test]
+fn tensor_cores_multiply_rounded_rows() {
+    let gpu = emulator::device();
+    for (i, (rows, cols, outputs)) in
+        [(2, 8, [3, 0, 0]), (64, 32, [64, 8, 0]), (70, 72, [65, 13, 1]), (3, 200, [130, 0, 0])].into_iter().enumerate()
+    {
+        let random = &mut Random::new(i as u64);
+        let x = random.fill(Fill::Uniform, rows * cols, 1.0);
+        let weights = outputs.map(|n| Weight::linear(&gpu, Dtype::Bf16, n, cols, random, Fill::Uniform));
+        let bias = random.fill(Fill::Uniform, outputs[0], 1.0);
+        let device_bias = Buffer::from_slice(&gpu, &bias).unwrap();
+        let run = |x: &[f32]| {
+            let rows = x.len() / cols;
+            let mut out = outputs.map(|n| Rows::zeros(&gpu, rows, n).unwrap());
+            let [a, b, c] = &mut out;
+            let mut projections = [
+                Projection { out: a, weight: &weights[0].matrix, bias: Some(&device_bias) },
+                Projection { out: b, weight: &weights[1].matrix, bias: None },
+                Projection { out: c, weight: &weights[2].matrix, bias: None },
+            ];
+            let x = Rows::from_slice(&gpu, cols, x).unwrap();
+            let mut rounded = Buffer::zeros(&gpu, rows * x.stride()).unwrap();
+            gpu.gemm_bf16(&mut projections, &x, &mut rounded, rows).unwrap();
+            out.map(|out| out.read(rows).unwrap())
+        };
+        let got = run(&x);
+        let rounded: Vec<f32> = x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+        for (p, &n) in outputs.iter().enumerate() {
+            let bias = (p == 0).then_some(&bias[..]);
+            let (want, terms): (Vec<_>, Vec<_>) = rounded.chunks_exact(cols).map(|x| weights[p].of(x, bias, n)).unzip();
+            let (want, terms) = (want.concat(), terms.concat());
+            // Products of two bf16 are exact in f32; the hardware may truncate where we round, in any order of the sum.
+            let c = 2.0 * (cols + 2) as f64;
+            assert_passed(&format!("{rows}x{cols} to {n}"), within("out", &got[p], &want, |i| c * EPS * terms[i]));
+        }
+        let alone = run(&x[(rows - 1) * cols..]);
+        assert_passed("the last row alone", exactly("out", &alone[0], &got[0][(rows - 1) * outputs[0]..]));
+    }
+}
