@@ -80,7 +80,7 @@ impl Device {
             scale,
         };
         let (wide, heads, table) = (usize::from(d > 128), q_heads / mask_heads, self.table());
-        // SAFETY, of all three: shapes as compared above; every row number in the lists is one of the arena or of the block,
+        // SAFETY: of all three, shapes are as compared above; every row number in the lists is one of the arena or of the block,
         // for kept_offer and kept_commit write no others.
         unsafe {
             if n_rows == 1 {

@@ -22,6 +22,7 @@ use crate::{
 
 /// What a run of decode steps gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Run {
     /// The tokens chosen, one a step. The last one was not fed.
     pub ids: Vec<u32>,
