@@ -37,6 +37,11 @@ for program in "$work/generate" "$work/generate-static" "python3 examples/capi/g
   [[ $found == "$expected" ]] || { echo "$program gives other ids: $found" >&2; exit 1; }
   $program -n 40 -m models/doge-bard "$text" 2>/dev/null | grep '[a-z]' >/dev/null
 done
+# Stop strings cut the text where the command cuts it.
+stopped=(-n 40 --stop ANTONIO "$text")
+python3 examples/capi/generate.py "$prefix/lib/libdoge_engine.so" "${stopped[@]}" 2>/dev/null >"$work/found"
+target/release/doge generate --temp 0 -q -n 40 --stop ANTONIO -p "$text" 2>/dev/null >"$work/expected"
+grep -q 'Enter $' "$work/found" && diff <(sed '$a\' "$work/expected") <(sed '$a\' "$work/found")
 
 command -v cmake >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends cmake; } >/dev/null
 cmake -S examples/capi -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" >/dev/null

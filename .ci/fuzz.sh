@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-20}
 shift || true
-targets=${*:-config generation_config safetensors index tokenizer chat_template saved_session capi}
+targets=${*:-config generation_config safetensors index tokenizer chat_template saved_session doors capi}
 export CARGO_TARGET_DIR=$PWD/fuzz/target
 # With --target the flags keep away from build scripts and proc macros.
 target=x86_64-unknown-linux-gnu

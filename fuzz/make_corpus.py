@@ -72,11 +72,16 @@ for name in ["models/doge-bard", "tests/golden/chat_model"]:
 seed("chat_template", "loops", "{% for a in range(9) %}{% for m in messages %}{{ m.role|upper }}{{ m['content'][1:] }}{% endfor %}{% endfor %}")
 seed("chat_template", "macro", "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(messages|tojson) }}{{ raise_exception('x') }}")
 
+# Activations, rows, the operation, then sizes and numbers as doors.rs reads them: zeros where they end.
+for operation in range(13):
+    seed("doors", f"operation_{operation}", bytes([0, 2, operation, 4, 4, 40, 3] + [i * 37 % 200 + 40 for i in range(150)]))
+
 # (what, a, b, c) as targets.rs reads them.
 CALLS = {
     "one_session": [(0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (4, 0, 7, 3), (13, 0, 0, 0), (6, 0, 3, 9), (11, 0, 3, 2), (8, 0, 0, 0),
                     (9, 1, 0, 0), (4, 1, 1, 1), (7, 0, 0, 2), (10, 0, 3, 5), (12, 0, 1, 0), (4, 0, 5, 1), (12, 0, 0, 0), (3, 0, 0, 0)],
     "without_a_model": [(2, 0, 0, 0), (4, 0, 1, 1), (7, 0, 0, 1), (8, 0, 0, 0), (9, 0, 0, 0), (10, 0, 3, 3), (11, 0, 1, 1), (14, 0, 99, 0)],
+    "stop_strings": [(0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (15, 0, 0, 0), (11, 0, 3, 2), (16, 97, 98, 97), (11, 0, 2, 1), (11, 0, 255, 4)],
     "full": [(0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 3, 1), (4, 0, 2, 1), (4, 0, 2, 1), (13, 0, 0, 0), (4, 0, 1, 250), (11, 0, 1, 3)],
 }
 for name, calls in CALLS.items():

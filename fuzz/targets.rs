@@ -1,6 +1,9 @@
 //! What is fuzzed: plain functions on bytes. fuzz/ drives them with libFuzzer; tests/replay.rs runs the corpus through them on every
 //! `cargo test`. None may panic, hang, or ask for memory beyond all proportion.
 
+#[path = "doors.rs"]
+mod doors;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, Once},
@@ -15,6 +18,8 @@ use doge_engine::{
 };
 use serde_json::json;
 
+pub use doors::doors;
+
 /// A target, and the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -26,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("tokenizer", tokenizer),
     ("chat_template", chat_template),
     ("saved_session", saved_session),
+    ("doors", doors),
     #[cfg(feature = "capi")]
     ("capi", capi),
 ];
@@ -97,9 +103,9 @@ pub fn tokenizer(data: &[u8]) {
 
 pub fn chat_template(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let Ok(template) = ChatTemplate::from_files(ChatFiles { chat_template: Some(text), ..ChatFiles::default() }) else { return };
+    let Ok(template) = ChatTemplate::from_files(ChatFiles::default().chat_template(text)) else { return };
     let messages = [json!({"role": "user", "content": "Who's there?"})];
-    let _ = template.render(&ChatInput { messages: &messages, add_generation_prompt: true, ..ChatInput::default() });
+    let _ = template.render(&ChatInput::new(&messages).add_generation_prompt(true));
 }
 
 /// A session of five tokens, saved.
@@ -130,6 +136,8 @@ static TINY: LazyLock<std::ffi::CString> = LazyLock::new(|| {
     std::fs::create_dir_all(&folder).expect("a folder");
     std::fs::write(folder.join("config.json"), CONFIG).expect("a config");
     std::fs::write(folder.join("model.safetensors"), include_bytes!("corpus/safetensors/v2")).expect("weights");
+    std::fs::write(folder.join("tokenizer.json"), include_bytes!("corpus/tokenizer/small")).expect("a tokenizer");
+    assert!(Tokenizer::from_folder(&folder).is_ok());
     let path = folder.into_os_string().into_string().expect("a name in ASCII");
     std::ffi::CString::new(path).expect("no NUL in it")
 });
@@ -143,10 +151,19 @@ pub fn capi(data: &[u8]) {
         ptr::{null, null_mut},
     };
 
+    /// `stops`: not NULL where "ab" is a stop string.
+    unsafe extern "C" fn on_text(stops: *mut std::ffi::c_void, text: *const c_char, n: usize) -> i32 {
+        // SAFETY: the header's promise.
+        let text = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), n) };
+        let text = std::str::from_utf8(text).expect("whole characters");
+        assert!(stops.is_null() || !text.contains("ab"), "a stop string was given out");
+        i32::from(n > 3)
+    }
     struct Handles {
         cpu: *mut DogeCpu,
         model: *mut DogeModel,
         sessions: [*mut DogeSession; 3],
+        tokenizer: *mut DogeTokenizer,
         saved: Vec<u8>,
     }
     impl Drop for Handles {
@@ -156,10 +173,12 @@ pub fn capi(data: &[u8]) {
                 doge_model_free(self.model);
                 self.sessions.into_iter().for_each(|session| doge_session_free(session));
                 doge_cpu_free(self.cpu);
+                doge_tokenizer_free(self.tokenizer);
             }
         }
     }
-    let mut h = Handles { cpu: null_mut(), model: null_mut(), sessions: [null_mut(); 3], saved: Vec::new() };
+    let mut h =
+        Handles { cpu: null_mut(), model: null_mut(), sessions: [null_mut(); 3], tokenizer: null_mut(), saved: Vec::new() };
     for call in data.chunks_exact(4).take(64) {
         let [what, a, b, c] = [call[0], call[1], call[2], call[3]];
         let at = usize::from(a % 3);
@@ -169,7 +188,7 @@ pub fn capi(data: &[u8]) {
         let n = ids.len();
         // SAFETY: handles are NULL or valid, and each count is that of what stands beside it.
         unsafe {
-            match what % 16 {
+            match what % 18 {
                 0 if h.cpu.is_null() => {
                     let threads = usize::from(b) * usize::from(c) * 1000 + usize::from(b % 2);
                     let options =
@@ -182,10 +201,14 @@ pub fn capi(data: &[u8]) {
                     doge_model_load(TINY.as_ptr(), null(), &mut h.model);
                 }
                 2 if session.is_null() => {
-                    let (ctx_size, block) = (usize::from(b), usize::from(c));
-                    let options =
-                        DogeSessionOptions { struct_size: 40, ctx_size, block, reference_routing: i32::from(a), reserved: 0 };
-                    let options = DogeSessionOptions { struct_size: size_of_val(&options), ..options };
+                    let options = DogeSessionOptions {
+                        struct_size: size_of::<DogeSessionOptions>(),
+                        ctx_size: usize::from(b),
+                        block: usize::from(c),
+                        reference_routing: i32::from(a),
+                        reserved: 0,
+                        kv_dtype: [null(), c"f16".as_ptr(), c"bf16".as_ptr(), c"int8".as_ptr()][usize::from(c % 4)],
+                    };
                     doge_session_new(h.model, h.cpu, &options, &mut h.sessions[at]);
                 }
                 3 => {
@@ -218,8 +241,14 @@ pub fn capi(data: &[u8]) {
                 11 => {
                     let mut out = vec![0; usize::from(c % 4)];
                     let (ids_out, room) = (out.as_mut_ptr(), out.len());
+                    let stops = [c"ab".as_ptr(), c"b".as_ptr(), if b > 250 { c"".as_ptr() } else { c"ba".as_ptr() }];
                     let options = DogeGenerateOptions {
-                        struct_size: size_of::<DogeGenerateOptions>(),
+                        struct_size: size_of::<DogeGenerateOptions>() - 8 * usize::from(c == 99),
+                        tokenizer: h.tokenizer,
+                        on_text: if c % 2 == 0 { Some(on_text) } else { None },
+                        stop_strings: stops.as_ptr(),
+                        n_stop_strings: usize::from(b % 4),
+                        user: if b % 4 > 0 && c != 99 { std::ptr::dangling_mut() } else { null_mut() },
                         max_new_tokens: usize::from(b % 4),
                         temperature: f32::from_bits(u32::from(c) << 24),
                         top_p: f32::from(c) / 200.0,
@@ -240,6 +269,16 @@ pub fn capi(data: &[u8]) {
                 14 => {
                     let word: [c_char; 3] = [b as c_char, c as c_char, 0];
                     doge_kernels(word.as_ptr(), &mut null());
+                }
+                15 if h.tokenizer.is_null() => {
+                    doge_tokenizer_load(TINY.as_ptr(), &mut h.tokenizer);
+                }
+                16 => {
+                    let (mut ids, mut text, mut n) = ([0; 8], [0u8; 16], 0);
+                    let from = [a, b, c, b'a'];
+                    if doge_tokenizer_encode(h.tokenizer, from.as_ptr(), 4, 1, 1, ids.as_mut_ptr(), 8, &mut n) == DogeStatus::Ok {
+                        doge_tokenizer_decode(h.tokenizer, ids.as_ptr(), n, 0, text.as_mut_ptr(), usize::from(c % 16), &mut n);
+                    }
                 }
                 _ => _ = (doge_session_tokens(session), doge_session_error(session), doge_last_error()),
             }

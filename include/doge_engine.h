@@ -98,7 +98,7 @@ typedef int32_t DogeStatus;
 #endif // __cplusplus
 
 /*
- Why a generation ended.
+ Why a generation ended. Numbers keep their meaning; later versions may add some.
  */
 enum DogeFinish
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -121,6 +121,10 @@ enum DogeFinish
    doge_session_cancel, or a callback.
    */
   DOGE_FINISH_CANCELLED = 3,
+  /*
+   One of stop_strings.
+   */
+  DOGE_FINISH_STOP_STRING = 4,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -211,17 +215,26 @@ typedef struct {
   int32_t (*on_token)(void *user, uint32_t id, float logprob);
   /*
    Called with pieces of text: whole characters in UTF-8, `n` bytes without a NUL, valid for the time of the call. Not 0
-   ends the generation. Needs `tokenizer`.
+   ends the generation, and nothing more is given. Needs `tokenizer`.
    */
   int32_t (*on_text)(void *user, const char *text, size_t n);
   /*
-   For `on_text`; may be NULL.
+   For `on_text` and `stop_strings`; may be NULL without them.
    */
   const DogeTokenizer *tokenizer;
   /*
    May change the `n` logits of the next token, given the `n_generated` tokens so far.
    */
   void (*on_logits)(void *user, float *logits, size_t n, const uint32_t *generated, size_t n_generated);
+  /*
+   `n_stop_strings` texts, none of them NULL or empty. The first that comes ends the generation: the last ids hold it,
+   `on_text` gets nothing of it. Text that may be the beginning of one is held back. Needs `tokenizer`.
+   */
+  const char *const *stop_strings;
+  /*
+   Their number.
+   */
+  size_t n_stop_strings;
 } DogeGenerateOptions;
 
 /*
@@ -407,219 +420,6 @@ const char *doge_version(void);
  constant of the library: never freed, for any thread.
  */
 DogeStatus doge_kernels(const char *isa, const DogeKernelTable **out);
-
-/*
- Continues `prompt`, the sequence from its first token on: only what the session does not hold yet is fed. The ids go to
- `ids[capacity]`, which may be NULL with a capacity of 0, and to the callbacks. `options` may be NULL, and so may `out`. Being
- cancelled is no failure: it is told in `out->finish`.
- */
-DogeStatus doge_generate(DogeSession *session,
-                         const uint32_t *prompt,
-                         size_t n_prompt,
-                         const DogeGenerateOptions *options,
-                         uint32_t *ids,
-                         size_t capacity,
-                         DogeGenerated *out);
-
-/*
- DOGE_ENGINE_ABI_VERSION of the library; a program compares it with its header's. From any thread.
- */
-uint32_t doge_abi_version(void);
-
-/*
- The library's version, such as "0.1.0". Never NULL, always valid. From any thread.
- */
-const char *doge_version(void);
-
-/*
- The kernels of one ISA level ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16"), or of the best that this CPU has if
- `isa` is NULL: a table of functions on plain pointers that needs no model; doge_kernels.h describes each. `*out` is a
- constant of the library: never freed, for any thread.
- */
-DogeStatus doge_kernels(const char *isa, const DogeKernelTable **out);
-
-/*
- Chooses kernels and starts threads. `options` may be NULL. From any thread.
- */
-DogeStatus doge_cpu_new(const DogeCpuOptions *options, DogeCpu **out);
-
-/*
- Ends what doge_cpu_new made; its threads end with the last session that runs on them. NULL is nothing. From any thread, once.
- */
-void doge_cpu_free(DogeCpu *cpu);
-
-/*
- Threads of `cpu`; 0 for NULL. From any thread.
- */
-size_t doge_cpu_threads(const DogeCpu *cpu);
-
-/*
- Name of the ISA level of `cpu`, always valid; "" for NULL. From any thread.
- */
-const char *doge_cpu_isa(const DogeCpu *cpu);
-
-/*
- Loads a checkpoint: a folder with config.json and model.safetensors or its shards, or one .safetensors file with
- config.json beside it. `options` may be NULL. From any thread.
- */
-DogeStatus doge_model_load(const char *path, const DogeLoadOptions *options, DogeModel **out);
-
-/*
- The small model inside the library, which writes like Shakespeare. `options` may be NULL. From any thread.
- */
-DogeStatus doge_model_embedded(const DogeLoadOptions *options, DogeModel **out);
-
-/*
- Ends what doge_model_load or doge_model_embedded made. NULL is nothing. From any thread, once.
- */
-void doge_model_free(DogeModel *model);
-
-/*
- Stores the sizes of `model`. From any thread.
- */
-DogeStatus doge_model_info(const DogeModel *model, DogeModelInfo *out);
-
-/*
- An empty sequence. `options` may be NULL. From any thread.
- */
-DogeStatus doge_session_new(const DogeModel *model,
-                            const DogeCpu *cpu,
-                            const DogeSessionOptions *options,
-                            DogeSession **out);
-
-/*
- Ends a session. NULL is nothing. Once, when no other thread uses it.
- */
-void doge_session_free(DogeSession *session);
-
-/*
- Takes in `n` tokens as one call, at least one. The logits after the last one are then in doge_session_logits. After
- DOGE_STATUS_CANCELLED the session holds the first tokens of them (doge_session_tokens tells) and can go on from there.
- */
-DogeStatus doge_session_feed(DogeSession *session, const uint32_t *ids, size_t n);
-
-/*
- As doge_session_feed, and stores the natural logarithm of each token's probability in `logprobs[n]`: NaN for the first
- token of a sequence, which nothing predicts. Cannot be cancelled.
- */
-DogeStatus doge_session_score(DogeSession *session, const uint32_t *ids, size_t n, float *logprobs);
-
-/*
- Feeds `ids[i]` to `sessions[i]`, `n` different sessions of one model, in one step that reads the weights once; it runs on
- `cpu`. Each gets the bits that doge_session_feed would give it. On failure no session has changed.
- */
-DogeStatus doge_batch_feed(const DogeCpu *cpu,
-                           DogeSession *const *sessions,
-                           const uint32_t *ids,
-                           size_t n);
-
-/*
- Stores where the logits after the last token are, and their number, the vocabulary. They are there until the next call that
- uses the session. DOGE_STATUS_BAD_ARGUMENT if there are none: the session is empty, or the last call failed on the way.
- */
-DogeStatus doge_session_logits(const DogeSession *session,
-                               const float **logits,
-                               size_t *n);
-
-/*
- Tokens taken in so far; 0 for NULL and while another thread uses the session.
- */
-size_t doge_session_tokens(const DogeSession *session);
-
-/*
- The message of the last call with this session that failed; "" if none has, for NULL, and while another thread uses it.
- Valid until the next call that uses the session.
- */
-const char *doge_session_error(const DogeSession *session);
-
-/*
- Not 0: the call at hand ends soon with DOGE_STATUS_CANCELLED, and so does each later one, until it is set to 0. From any thread and
- from signal handlers, at any time while the session lives. NULL is nothing.
- */
-void doge_session_cancel(const DogeSession *session,
-                         int32_t cancel);
-
-/*
- A sequence of its own that goes on where `session` stands.
- */
-DogeStatus doge_session_fork(const DogeSession *session, DogeSession **out);
-
-/*
- Writes the session to `buffer` of `capacity` bytes and stores the number of bytes in `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are
- more (ask with a capacity of 0).
- */
-DogeStatus doge_session_save(const DogeSession *session,
-                             uint8_t *buffer,
-                             size_t capacity,
-                             size_t *n);
-
-/*
- The session that was saved. `options` may be NULL. Takes no more memory than a multiple of `n`. From any thread.
- */
-DogeStatus doge_session_load(const DogeModel *model,
-                             const DogeCpu *cpu,
-                             const DogeSessionOptions *options,
-                             const uint8_t *bytes,
-                             size_t n,
-                             DogeSession **out);
-
-/*
- The message of the last call on this thread that failed, in English and UTF-8; empty if none has. Never NULL. Valid until
- the next call on this thread that fails. From any thread.
- */
-const char *doge_last_error(void);
-
-/*
- The name of a status, such as "context full"; "unknown" for numbers that are none. Never NULL, always valid. From any thread.
- */
-const char *doge_status_name(int32_t status);
-
-/*
- Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. From any thread.
- */
-DogeStatus doge_tokenizer_load(const char *folder, DogeTokenizer **out);
-
-/*
- The tokenizer of the model inside the library. From any thread.
- */
-DogeStatus doge_tokenizer_embedded(DogeTokenizer **out);
-
-/*
- Ends a tokenizer. NULL is nothing. From any thread, once.
- */
-void doge_tokenizer_free(DogeTokenizer *tokenizer);
-
-/*
- The ids of `n_bytes` bytes of UTF-8: at most `capacity` to `ids`, their number to `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are more.
- `add_special` not 0: for a text to be continued, with the begin-of-text token in front. `parse_special` not 0:
- a special token spelled out in the text is that token. From any thread.
- */
-DogeStatus doge_tokenizer_encode(const DogeTokenizer *tokenizer,
-                                 const uint8_t *text,
-                                 size_t n_bytes,
-                                 int32_t add_special,
-                                 int32_t parse_special,
-                                 uint32_t *ids,
-                                 size_t capacity,
-                                 size_t *n);
-
-/*
- The tokens that end a text, for DogeGenerateOptions: at most `capacity` to `ids`, their number to `*n`;
- DOGE_STATUS_BUFFER_TOO_SMALL if they are more. From any thread.
- */
-DogeStatus doge_tokenizer_eos(const DogeTokenizer *tokenizer, uint32_t *ids, size_t capacity, size_t *n);
-
-/*
- The text of `n_ids` ids in UTF-8, without a NUL: at most `capacity` bytes to `text`, their number to `*n`;
- DOGE_STATUS_BUFFER_TOO_SMALL if they are more. `skip_special` not 0: without special tokens. From any thread.
- */
-DogeStatus doge_tokenizer_decode(const DogeTokenizer *tokenizer,
-                                 const uint32_t *ids,
-                                 size_t n_ids,
-                                 int32_t skip_special,
-                                 uint8_t *text,
-                                 size_t capacity,
-                                 size_t *n);
 
 /*
  Chooses kernels and starts threads. `options` may be NULL. From any thread.

@@ -5,6 +5,7 @@ use crate::{ffi, Error, Result};
 /// The activation of the MLP and of the experts. The discriminants are the contract's `DogeActivation`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Activation {
     #[default]
     Silu = ffi::DOGE_SILU,

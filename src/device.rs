@@ -6,6 +6,7 @@ use crate::{model::Model, Error, Result};
 
 /// What somebody asks for: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DeviceWord {
     /// A GPU if this build has kernels for it and the driver shows one, else the CPU.
     #[default]
@@ -44,6 +45,7 @@ impl std::fmt::Display for DeviceWord {
 
 /// Where a model runs.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub enum Device {
     #[default]
     Cpu,

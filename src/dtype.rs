@@ -5,6 +5,7 @@ use crate::ffi;
 /// The stored format of a weight matrix. The discriminants are the contract's `DogeDtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Dtype {
     /// IEEE 754, 32 bits.
     F32 = ffi::DOGE_F32,
@@ -20,6 +21,7 @@ pub enum Dtype {
 
 /// A [`Dtype`] whose elements stand alone: one number after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Float {
     /// [`Dtype::F32`]
     F32,

@@ -39,6 +39,7 @@ const UNSUPPORTED: [(&str, f64); 15] = [
 /// checkpoints have it). `null` means the same as absent. A published Doge has nothing but token ids there, so it
 /// decodes greedily unless the user asks for more.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct GenerationConfig {
     /// The token that begins a text.
     pub bos_token_id: Option<u32>,

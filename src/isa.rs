@@ -5,6 +5,7 @@ use crate::{Error, Result};
 macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),*];)*) => {
     /// An ISA level. A later one is a higher one.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
     pub enum Isa { $($id),* }
 
     impl Isa {

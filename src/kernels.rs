@@ -46,7 +46,9 @@ impl Kernels {
         match Isa::from_env()? {
             Some(isa) => Kernels::for_isa(isa),
             // The scalar level is compiled on every target.
-            None => Ok(Kernels::available().last().expect("the scalar level is always there")),
+            None => Kernels::available()
+                .last()
+                .ok_or(Error::IsaUnavailable { isa: Isa::Scalar.name(), why: "is not compiled in".into() }),
         }
     }
 

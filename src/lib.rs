@@ -27,40 +27,85 @@
 //! # Safety
 //!
 //! `unsafe` lives in [`ops`] (one call each, after the checks), [`pool`], [`mapped`], [`Kernels`], `cuda` (launches) and `capi`,
-//! nowhere else. Data never
-//! makes anything here panic: whatever a file or a caller can get wrong is an [`Error`] with a name.
+//! nowhere else: `unsafe_code` is denied below but for these rooms, and each block must say why it is sound.
+//!
+//! # Panics
+//!
+//! Never, by any input: whatever a file or a caller can get wrong is an [`Error`] with a name. How we know:
+//!
+//! - The compiler refuses `unwrap`, `expect`, `panic!` and their like in this crate, and indexing and slicing in every room that
+//!   sees outside data. The few that cannot fail say why, each beside itself; the rooms of plain arithmetic on shapes that were
+//!   checked at the door are listed below with that reason.
+//! - What a file says is a size that was checked before anything was made of it; what a caller says is checked by the function that
+//!   takes it, and [`model::Session::new`] looks once more at a checkpoint whose fields somebody has changed.
+//! - Fuzzing (fuzz/README.md) with overflow checks and debug assertions: files of every kind, random calls of the C interface, and the
+//!   safe doors and the sampler with sizes and numbers of every kind. `cargo test` replays its corpus.
+//! - Foreign code that panics on bad files (the `tokenizers` crate) runs behind a barrier, and so does every function of `capi`.
+//!
+//! Not meant by it: a callback, hook or [`model::Observer`] of the caller's that panics (the panic is passed on); an allocator that
+//! gives up (large requests are asked for with room to refuse; small ones are not); and [`mod@reference`], which judges: it asserts that
+//! what it compares can be compared.
 //!
 //! # Words
 //!
 //! "Spec 4.4" in comments means section 4.4 of docs/model.md. Tensors have the checkpoint's own names; H, I, L, V, nq, nkv, d,
 //! M, w and K are as in that page.
 
+#![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 mod activation;
 #[cfg(feature = "capi")]
+#[allow(unsafe_code, reason = "takes pointers from C")]
 pub mod capi;
 #[cfg(feature = "text")]
 mod chat;
 #[cfg(feature = "cuda")]
+#[allow(unsafe_code, clippy::indexing_slicing, reason = "launches; arithmetic on shapes that were checked at the door")]
 pub mod cuda;
 mod device;
 mod dtype;
 #[cfg(feature = "embedded-model")]
 pub mod embedded;
 mod error;
+#[allow(unsafe_code, clippy::indexing_slicing, reason = "written by bindgen: declarations, and asserts that run in the compiler")]
 mod ffi;
 mod generate;
 mod generation_config;
 pub mod hub;
 mod isa;
+#[allow(unsafe_code, reason = "reads the kernel tables")]
 mod kernels;
 mod logprobs;
+#[allow(unsafe_code, reason = "maps files")]
 pub mod mapped;
 pub mod model;
+#[allow(
+    unsafe_code,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "calls kernels, after the checks; tables have no holes"
+)]
 pub mod ops;
 pub mod perplexity;
+#[allow(unsafe_code, reason = "lends closures to threads")]
 pub mod pool;
 pub mod quantize;
+#[allow(clippy::indexing_slicing, reason = "plain loops, to be read beside the specification")]
 pub mod reference;
+#[allow(clippy::indexing_slicing, reason = "a buffer of its own")]
 pub mod roof;
 mod sampler;
 #[cfg(feature = "text")]

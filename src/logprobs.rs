@@ -6,6 +6,7 @@ use crate::model::Observer;
 
 /// A token and the natural logarithm of its probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Logprob {
     /// The token.
     pub id: u32,

@@ -80,6 +80,7 @@ impl Mapped {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
+    #[expect(clippy::indexing_slicing, reason = "each part lies inside the sum of all")]
     pub(crate) fn gather(parts: Vec<Arc<Vec<u8>>>) -> Result<(Self, Vec<usize>)> {
         let room = |len: usize| len.next_multiple_of(PART_ALIGNMENT);
         let total = parts.iter().map(|part| room(part.len())).sum::<usize>().max(1);

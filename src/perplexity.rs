@@ -9,8 +9,9 @@ use crate::{
 
 /// How a text is cut: windows that each start a fresh session. A window scores its last `stride` tokens, the first window
 /// all of them; the first token of a window has nothing before it and is never scored. What does not fill a window at the
-/// end is left out.
+/// end is left out. Made by [`Windows::of`] and the methods of the fields' names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Windows {
     pub window: usize,
     /// Tokens from one window's start to the next one's, at most `window`.
@@ -23,6 +24,16 @@ impl Windows {
     /// Windows side by side, all there are.
     pub fn of(window: usize) -> Self {
         Windows { window, stride: window, count: usize::MAX }
+    }
+
+    /// Sets [`Windows::stride`].
+    pub fn stride(self, stride: usize) -> Self {
+        Windows { stride, ..self }
+    }
+
+    /// Sets [`Windows::count`].
+    pub fn count(self, count: usize) -> Self {
+        Windows { count, ..self }
     }
 
     /// Each window, and the place in it of the first token that it scores.
@@ -47,6 +58,7 @@ impl Windows {
 
 /// A mean and its standard error.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Mean {
     pub mean: f64,
     pub error: f64,
@@ -70,6 +82,7 @@ impl Mean {
 
 /// A format of a model beside another one, on the same tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Comparison {
     /// −log p of each token that came, in nats: of the model and of the one it is compared with.
     pub nll: Mean,
@@ -176,7 +189,7 @@ impl Observer for Beside<'_> {
     fn logits(&mut self, place: usize, logits: &[f32]) {
         let Some(&next) = self.window.get(place + 1).filter(|_| place + 1 >= self.first) else { return };
         let row = place - self.base.first_place.unwrap_or(place);
-        let base = &self.base.logits[row * logits.len()..(row + 1) * logits.len()];
+        let Some(base) = self.base.logits.chunks_exact(logits.len().max(1)).nth(row) else { return };
         let (sum, base_sum) = (log_sum(logits), log_sum(base));
         let divergence = |(&x, &b): (&f32, &f32)| {
             let (log_p, base_log_p) = (f64::from(x) - sum, f64::from(b) - base_sum);
@@ -195,8 +208,8 @@ fn logit(logits: &[f32], id: u32) -> f64 {
 
 /// The lowest index of the largest.
 fn top(logits: &[f32]) -> usize {
-    let larger = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
-    (0..logits.len()).fold(0, larger)
+    let larger = |best: (usize, f32), (i, &x): (usize, &f32)| if x > best.1 { (i, x) } else { best };
+    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), larger).0
 }
 
 #[cfg(test)]

@@ -56,6 +56,6 @@ impl StopStrings {
 
 /// Length of the longest end of `text` that is a beginning of `stop`.
 fn begun(text: &str, stop: &str) -> usize {
-    let mut lengths = stop.char_indices().map(|(at, _)| at).rev();
-    lengths.find(|&n| text.ends_with(&stop[..n])).unwrap_or(0)
+    let mut beginnings = stop.char_indices().rev().map(|(at, _)| stop.split_at(at).0);
+    beginnings.find(|beginning| text.ends_with(beginning)).map_or(0, str::len)
 }

@@ -6,6 +6,7 @@ use crate::{ffi, mapped::Mapped, Dtype, Result};
 
 /// How the weights of a matrix are ordered (doge_kernels.h, "Integer formats").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Layout {
     /// Row after row. Of an integer format: for tables that are read row by row.
     Rows,
@@ -199,6 +200,7 @@ impl Tensor {
     }
 
     /// To read it.
+    #[expect(clippy::indexing_slicing, reason = "checked when it was made; the memory does not change")]
     pub fn matrix(&self) -> Matrix<'_> {
         let bytes = match &self.storage {
             Storage::Mapped { file: memory, offset } | Storage::Gathered { memory, offset } => {

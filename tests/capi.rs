@@ -125,6 +125,26 @@ fn it_gives_the_bits_of_the_rust_interface() {
     assert!(logprobs.iter().all(|x| *x < 0.0));
 }
 
+#[test]
+fn k_and_v_may_be_kept_in_16_bits() {
+    let (doge, size) = (Doge::new(), size_of::<DogeSessionOptions>());
+    let model = Model::new(embedded::checkpoint(&LoadOptions::default()).unwrap());
+    let cpu = Cpu::new(Kernels::detect().unwrap(), Arc::new(Pool::new(1).unwrap()));
+    let mut session = Session::new(&model, &cpu, SessionOptions::default().kv_dtype(Float::F16)).unwrap();
+    let options = DogeSessionOptions { struct_size: size, kv_dtype: c"f16".as_ptr(), ..zeros() };
+    let rounded = made(|out| call!(doge_session_new(doge.model, doge.cpu, &options, out)));
+    assert_eq!(call!(doge_session_feed(rounded, PROMPT.as_ptr(), PROMPT.len())), DogeStatus::Ok, "{}", last_error());
+    assert_eq!(logits(rounded), session.feed(&PROMPT).unwrap());
+    assert_eq!(doge.feed(&PROMPT), DogeStatus::Ok);
+    assert_ne!(logits(rounded), logits(doge.session));
+    call!(doge_session_free(rounded));
+
+    let mut none = null_mut();
+    let unknown = DogeSessionOptions { kv_dtype: c"int8".as_ptr(), ..options };
+    assert_ne!(call!(doge_session_new(doge.model, doge.cpu, &unknown, &mut none)), DogeStatus::Ok);
+    assert!(last_error().contains("int8") && last_error().contains("f32, bf16, f16"), "{}", last_error());
+}
+
 #[derive(Default)]
 struct Seen {
     ids: Vec<u32>,
@@ -181,6 +201,27 @@ fn it_generates() {
     let (ids, finish) = generate(&streams, 100);
     assert_eq!((seen.text.as_str(), finish), ("\n[Enter ANTONIO", DogeFinish::Cancelled as i32));
     assert_eq!(seen.ids, ids);
+
+    // "ANTONIO" begins in one token and ends in another; nothing of it is given out.
+    let stops = [c"Enter  ".as_ptr(), c"ANTONIO".as_ptr()];
+    let mut seen = Seen::default();
+    let stopped = DogeGenerateOptions {
+        user: (&raw mut seen).cast(),
+        on_text: Some(on_text),
+        tokenizer,
+        stop_strings: stops.as_ptr(),
+        n_stop_strings: stops.len(),
+        ..default
+    };
+    let (until_stopped, finish) = generate(&stopped, 100);
+    assert_eq!((seen.text.as_str(), finish), ("\n[Enter ", DogeFinish::StopString as i32));
+    assert_eq!(until_stopped, ids, "the ids hold what stopped them");
+    // Without anybody to give text to it stops at the same place; with nothing to stop it, what was held back comes in the end.
+    assert_eq!(generate(&DogeGenerateOptions { on_text: None, ..stopped }, 100), (ids, DogeFinish::StopString as i32));
+    let mut seen = Seen::default();
+    let held = DogeGenerateOptions { user: (&raw mut seen).cast(), max_new_tokens: 4, ..stopped };
+    let (few, finish) = generate(&held, 100);
+    assert_eq!((few, finish, seen.text.as_str()), (ANSWER[..4].to_vec(), DogeFinish::Length as i32, "\n[Enter "));
 
     let mut seen = Seen { forbidden: Some(ANSWER[0]), ..Seen::default() };
     let hooked = DogeGenerateOptions { user: (&raw mut seen).cast(), on_logits: Some(on_logits), ..default };
@@ -247,6 +288,18 @@ fn what_is_wrong_is_refused_by_name() {
         let options = DogeCpuOptions { struct_size: size_of::<DogeCpuOptions>(), ..options };
         assert_eq!(call!(doge_cpu_new(&options, &mut cpu)), status);
     }
+    let stop = |text: *const c_char, tokenizer: *const DogeTokenizer| {
+        let struct_size = size_of::<DogeGenerateOptions>();
+        let options = DogeGenerateOptions { struct_size, tokenizer, stop_strings: &text, n_stop_strings: 1, ..zeros() };
+        call!(doge_generate(doge.session, PROMPT.as_ptr(), PROMPT.len(), &options, [0; 4].as_mut_ptr(), 4, null_mut()))
+    };
+    let tokenizer = made(|out| call!(doge_tokenizer_embedded(out)));
+    for text in [null(), c"".as_ptr(), c"\xff".as_ptr()] {
+        assert_eq!(stop(text, tokenizer), DogeStatus::BadArgument);
+        assert!(last_error().contains("stop"), "{}", last_error());
+    }
+    assert_eq!(stop(c"a".as_ptr(), null()), DogeStatus::BadArgument, "text needs a tokenizer");
+    call!(doge_tokenizer_free(tokenizer));
     let names = (0..=13).map(|status| text(doge_status_name(status))).collect::<std::collections::BTreeSet<_>>();
     assert_eq!((names.len(), text(doge_status_name(99)).as_str()), (14, "unknown"));
 }
@@ -267,6 +320,19 @@ fn structs_of_other_versions_are_understood() {
     assert_eq!(with(&[64, 3, 0, 0, 0, 0, 0, 1]).0, DogeStatus::BadArgument);
     assert_eq!(with(&[0, 3, 0, 0, 0, 0, 0, 0]).0, DogeStatus::BadArgument);
     assert_eq!(with(&[1 << 40, 3, 0, 0, 0, 0, 0, 0]).0, DogeStatus::BadArgument);
+}
+
+/// A program of before stop strings: what stands beyond its struct is not looked at.
+#[test]
+fn options_without_stop_strings_are_understood() {
+    let doge = Doge::new();
+    let struct_size = std::mem::offset_of!(DogeGenerateOptions, stop_strings);
+    let beyond = std::ptr::dangling();
+    let options = DogeGenerateOptions { struct_size, stop_strings: beyond, n_stop_strings: 9, ..zeros() };
+    let mut ids = [0; 8];
+    let (prompt, n) = (PROMPT.as_ptr(), PROMPT.len());
+    let status = call!(doge_generate(doge.session, prompt, n, &options, ids.as_mut_ptr(), 8, null_mut()));
+    assert_eq!((status, ids), (DogeStatus::Ok, ANSWER));
 }
 
 #[test]

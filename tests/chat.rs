@@ -18,12 +18,9 @@ fn assert_chats(folder: &str, key: &str, ids_key: &str, count: usize) {
     assert_eq!(rows.len(), count);
     let template = ChatTemplate::from_folder(Path::new(folder), None).unwrap();
     for row in rows {
-        let input = ChatInput {
-            messages: row["messages"].as_array().unwrap(),
-            add_generation_prompt: row["add_generation_prompt"].as_bool().unwrap_or(true),
-            variables: row["kwargs"].as_object().cloned().unwrap_or_default(),
-            ..ChatInput::default()
-        };
+        let input = ChatInput::new(row["messages"].as_array().unwrap())
+            .add_generation_prompt(row["add_generation_prompt"].as_bool().unwrap_or(true))
+            .variables(row["kwargs"].as_object().cloned().unwrap_or_default());
         let text = template.render(&input).unwrap();
         if let Some(rendered) = row["rendered"].as_str() {
             assert_eq!(text, rendered);
@@ -42,7 +39,7 @@ fn golden_chats() {
 fn the_bard_has_a_template() {
     let template = ChatTemplate::from_folder(Path::new(BARD), None).unwrap();
     let messages = [json!({"role": "user", "content": "Who's there?"})];
-    let text = template.render(&ChatInput { messages: &messages, add_generation_prompt: true, ..ChatInput::default() }).unwrap();
+    let text = template.render(&ChatInput::new(&messages).add_generation_prompt(true)).unwrap();
     assert_eq!(
         text,
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\nWho's there?<|end_of_text|>\n<|start_header_id|>assistant<|end_header_id|>\n"
@@ -50,8 +47,8 @@ fn the_bard_has_a_template() {
 }
 
 fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
-    let template = ChatTemplate::from_files(ChatFiles { chat_template: Some(source), ..ChatFiles::default() })?;
-    template.render(&ChatInput { messages, ..ChatInput::default() })
+    let template = ChatTemplate::from_files(ChatFiles::default().chat_template(source))?;
+    template.render(&ChatInput::new(messages))
 }
 
 fn why(made: Result<String, Error>) -> String {
@@ -88,7 +85,7 @@ fn a_long_conversation_is_no_endless_loop() {
     let message = |i: usize| json!({"role": if i % 2 == 0 { "user" } else { "assistant" }, "content": "wort ".repeat(80)});
     let messages: Vec<Value> = (0..5000).map(message).collect();
     let template = ChatTemplate::from_folder(Path::new(GOLDEN), None).unwrap();
-    let text = template.render(&ChatInput { messages: &messages, ..ChatInput::default() }).unwrap();
+    let text = template.render(&ChatInput::new(&messages)).unwrap();
     assert!(text.len() > 2_000_000);
 }
 
@@ -107,8 +104,8 @@ fn templates_come_from_where_the_checkpoint_has_them() {
     };
     let make = |file: Option<&str>, template: Value, map: Option<&str>, tools: Option<&[Value]>| {
         let config = config(template);
-        let files = ChatFiles { chat_template: file, tokenizer_config: Some(&config), special_tokens_map: map };
-        ChatTemplate::from_files(files)?.render(&ChatInput { tools, ..ChatInput::default() })
+        let files = ChatFiles::default().chat_template(file).tokenizer_config(config.as_str()).special_tokens_map(map);
+        ChatTemplate::from_files(files)?.render(&ChatInput::default().tools(tools))
     };
     let source = "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ tools is none }}";
     assert_eq!(make(None, json!(source), None, None).unwrap(), "<s></s>True");
@@ -125,7 +122,7 @@ fn templates_come_from_where_the_checkpoint_has_them() {
     assert!(why(make(None, Value::Null, None, None)).contains("`generate`"));
     assert!(matches!(make(None, json!(5), None, None), Err(Error::BadConfig { .. })));
     assert!(matches!(make(None, json!([{"name": "default"}]), None, None), Err(Error::BadConfig { .. })));
-    let bad_json = ChatFiles { tokenizer_config: Some("{"), chat_template: Some("x"), ..ChatFiles::default() };
+    let bad_json = ChatFiles::default().tokenizer_config("{").chat_template("x");
     assert!(matches!(ChatTemplate::from_files(bad_json), Err(Error::BadConfig { .. })));
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(ChatTemplate::from_folder(folder.path(), None), Err(Error::ChatTemplate { .. })));
@@ -134,32 +131,23 @@ fn templates_come_from_where_the_checkpoint_has_them() {
 
 #[test]
 fn inputs_of_a_rendering_are_checked() {
-    let template =
-        ChatTemplate::from_files(ChatFiles { chat_template: Some("{{ x }}{{ documents }}"), ..ChatFiles::default() }).unwrap();
+    let template = ChatTemplate::from_files(ChatFiles::default().chat_template("{{ x }}{{ documents }}")).unwrap();
     let messages = [json!("not an object")];
-    assert!(matches!(
-        template.render(&ChatInput { messages: &messages, ..ChatInput::default() }),
-        Err(Error::BadArgument { what: "messages", .. })
-    ));
+    assert!(matches!(template.render(&ChatInput::new(&messages)), Err(Error::BadArgument { what: "messages", .. })));
     let variables = json!({"tools": 1}).as_object().unwrap().clone();
     assert!(matches!(
-        template.render(&ChatInput { variables, ..ChatInput::default() }),
+        template.render(&ChatInput::default().variables(variables)),
         Err(Error::BadArgument { what: "variables", .. })
     ));
     let variables = json!({"x": [1.5, "ü"]}).as_object().unwrap().clone();
     let documents = [json!({"title": "t"})];
-    let input = ChatInput { variables, documents: Some(&documents), ..ChatInput::default() };
+    let input = ChatInput::default().variables(variables).documents(&documents[..]);
     assert_eq!(template.render(&input).unwrap(), "[1.5, 'ü'][{'title': 't'}]");
 }
 
 #[test]
 fn end_of_turn_tokens_are_those_the_template_writes() {
-    let of = |source| {
-        ChatTemplate::from_files(ChatFiles { chat_template: Some(source), ..ChatFiles::default() })
-            .unwrap()
-            .end_of_turn_tokens()
-            .to_vec()
-    };
+    let of = |source| ChatTemplate::from_files(ChatFiles::default().chat_template(source)).unwrap().end_of_turn_tokens().to_vec();
     assert_eq!(of("{{ x }}<|im_end|>"), ["<|im_end|>"]);
     assert_eq!(of("{{ '<|eot_id|>' }}"), ["<|eot_id|>"]);
     assert!(ChatTemplate::from_folder(Path::new(GOLDEN), None).unwrap().end_of_turn_tokens().is_empty());

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use doge_engine::{ops::Cpu, pool::Pool, verify, Device, Dtype, Kernels};
+use doge_engine::{ops::Cpu, pool::Pool, verify, Dtype, Kernels};
 
 fn folder(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -11,7 +11,7 @@ fn folder(name: &str) -> std::path::PathBuf {
 /// Runs every case under `name`; `cases` of them are there.
 fn verify(name: &str, cases: usize, kernels: Kernels, threads: usize, dtype: Option<Dtype>, block: usize) {
     let cpu = Cpu::new(kernels, Arc::new(Pool::new(threads).unwrap()));
-    let options = verify::VerifyOptions { cpu, device: Device::Cpu, dtype, block };
+    let options = verify::VerifyOptions::new(cpu).dtype(dtype).block(block);
     let mut failed = Vec::new();
     let reports = verify::run(&folder(name), &options, |report| {
         if !report.passed() {

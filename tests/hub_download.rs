@@ -92,11 +92,10 @@ fn hub_of(case: &str) -> BTreeMap<String, Answer> {
 }
 
 fn environment(cache: &Path, server: &Server) -> Environment {
-    Environment {
-        hf_hub_cache: Some(cache.to_str().unwrap().into()),
-        hf_endpoint: Some(format!("{}/", server.address)),
-        ..Environment::default()
-    }
+    let mut environment = Environment::default();
+    environment.hf_hub_cache = Some(cache.to_str().unwrap().into());
+    environment.hf_endpoint = Some(format!("{}/", server.address));
+    environment
 }
 
 fn files(folder: &Path) -> Vec<String> {
@@ -145,7 +144,8 @@ fn a_token_goes_to_the_hub_and_not_to_its_storage() {
     let elsewhere = storage.address.replace("127.0.0.1", "localhost");
     answers.insert(weights, Answer::Redirect(format!("{elsewhere}/blob")));
     let server = serve(answers);
-    let environment = Environment { hf_token: Some(Secret("hf_secret".into())), ..environment(cache.path(), &server) };
+    let mut environment = environment(cache.path(), &server);
+    environment.hf_token = Some(Secret("hf_secret".into()));
     assert!(!format!("{environment:?}").contains("hf_secret"));
     let found = download("owner/name", None, &environment, &mut |_| {}).unwrap();
     Checkpoint::load(&found.path, &LoadOptions::default()).unwrap();
@@ -191,7 +191,8 @@ fn servers_that_fail() {
 fn offline_is_offline() {
     let cache = tempfile::tempdir().unwrap();
     let server = serve(hub_of("v2_gqa"));
-    let offline = Environment { offline: true, ..environment(cache.path(), &server) };
+    let mut offline = environment(cache.path(), &server);
+    offline.offline = true;
     let error = download("owner/name", None, &offline, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("HF_HUB_OFFLINE"));
     for name in ["owner", "../x", "owner/../x"] {

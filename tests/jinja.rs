@@ -13,8 +13,8 @@ fn templates_render_as_jinja2_renders_them() {
         let mut variables = row["variables"].as_object().unwrap().clone();
         let messages = variables.shift_remove("messages").unwrap_or(json!([]));
         let source = row["template"].as_str().unwrap();
-        let files = ChatFiles { chat_template: Some(source), ..ChatFiles::default() };
-        let input = ChatInput { messages: messages.as_array().unwrap(), variables, ..ChatInput::default() };
+        let files = ChatFiles::default().chat_template(source);
+        let input = ChatInput::new(messages.as_array().unwrap()).variables(variables);
         let made = ChatTemplate::from_files(files).and_then(|template| template.render(&input));
         let right = match (&made, row["text"].as_str()) {
             (Ok(made), Some(text)) => made == text,

@@ -9,16 +9,9 @@ use doge_engine::{
 };
 
 fn model(seed: u64) -> Model {
-    let config = Config {
-        vocab_size: 300,
-        hidden_size: 32,
-        intermediate_size: 48,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        head_dim: 16,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    (config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers) = (300, 32, 48, 2);
+    (config.num_attention_heads, config.num_key_value_heads, config.head_dim) = (2, 1, 16);
     let variant = Variant::v2(&config);
     Model::new(Checkpoint::random(config, variant, Dtype::F32, seed).unwrap())
 }
@@ -42,7 +35,7 @@ fn divergence_is_what_the_definition_says() {
     let cpu = common::cpu(Kernels::detect().unwrap(), 2);
     let (base, other) = (model(7), model(8)); // far apart, so that the direction of the divergence shows
     let ids: Vec<u32> = (0..50u32).map(|i| i * i % 300).collect();
-    let windows = Windows { window: 20, stride: 10, count: 3 };
+    let windows = Windows::of(20).stride(10).count(3);
     // Blocks that do not divide a window.
     let options = SessionOptions::default().block(7);
     let got = compare((&other, &cpu, options), (&base, &cpu, options), &ids, windows).unwrap();

@@ -8,9 +8,9 @@ use std::cell::Cell;
 
 use doge::{config, cpu, logits, model, models, moe, prompt, session};
 use doge_engine::{
-    model::{Batch, Checkpoint, Model, Observer, Session, SessionOptions, Variant},
+    model::{Batch, Checkpoint, Model, Observer, RopeParameters, Session, SessionOptions, Variant},
     ops::Routing,
-    Dtype, Error, Float, TokenLogprob,
+    Dtype, Error, Float, Layout, Tensor, TokenLogprob,
 };
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -234,6 +234,56 @@ fn what_is_not_finite_is_named_and_taken_back() {
         let error = batch.feed(&mut [&mut session], &[3]).unwrap_err();
         assert!(matches!(error, Error::NonFinite { layer: l, step } if l == layer && step == held), "{error}");
         assert_eq!(session.tokens(), held);
+    }
+}
+
+/// A checkpoint's fields are open to whoever wants to try something: what comes of it is refused, by the session or by the
+/// operation that meets it, and never panics.
+#[test]
+fn a_checkpoint_that_contradicts_itself_is_refused() {
+    let tensor =
+        |rows: usize, cols: usize| Tensor::owned(Dtype::F32, Layout::Rows, rows, cols, vec![0; 4 * rows * cols]).unwrap();
+    let factors = || vec![1.0; 3];
+    let longrope = RopeParameters::Longrope {
+        short_factor: factors(),
+        long_factor: factors(),
+        factor: 2.0,
+        original_max_position_embeddings: 9,
+        attention_factor: None,
+    };
+    type Change<'a> = &'a dyn Fn(&mut Checkpoint);
+    let changes: [(&str, Change<'_>); 20] = [
+        ("vocab_size", &|c| c.config.vocab_size = 97),
+        ("hidden_size", &|c| c.config.hidden_size = 64),
+        ("intermediate_size", &|c| c.config.intermediate_size = 8),
+        ("no K/V heads", &|c| c.config.num_key_value_heads = 0),
+        ("K/V heads", &|c| c.config.num_key_value_heads = 4),
+        ("heads", &|c| c.config.num_attention_heads = 8),
+        ("head_dim", &|c| c.config.head_dim = 7),
+        ("a large head_dim", &|c| c.config.head_dim = usize::MAX),
+        ("more layers", &|c| c.config.num_hidden_layers = 3),
+        ("fewer layers", &|c| c.config.num_hidden_layers = 1),
+        ("no keys", &|c| c.config.keep_window_size = 0),
+        ("experts", &|c| c.config.num_experts_per_tok = 50),
+        ("more experts", &|c| c.config.num_experts = 64),
+        ("longrope", &|c| c.config.rope = longrope.clone()),
+        ("mask_heads", &|c| c.variant.mask_heads = 3),
+        ("another number of mask heads", &|c| c.variant.mask_heads = 4),
+        ("dense", &|c| c.variant.is_moe = false),
+        ("norm", &|c| _ = c.weights.norm.pop()),
+        ("q_proj", &|c| c.weights.layers[1].q_proj.weight = tensor(48, 47)),
+        ("embed_tokens", &|c| c.weights.embed_tokens = tensor(95, 48)),
+    ];
+    for (name, change) in changes {
+        let config = config(moe);
+        let variant = Variant::v2(&config);
+        let mut checkpoint = Checkpoint::random(config, variant, Dtype::F32, 11).unwrap();
+        change(&mut checkpoint);
+        let _ = (checkpoint.bytes_per_token(), checkpoint.variant.parameters(&checkpoint.config));
+        let model = Model::new(checkpoint);
+        let fed = Session::new(&model, &cpu(2), SessionOptions::default().block(3))
+            .and_then(|mut session| session.feed(&[95, 2, 3, 4, 5]).map(drop));
+        assert!(fed.is_err(), "{name}");
     }
 }
 

@@ -1,4 +1,5 @@
-"""Tokens from a checkpoint through the C interface by ctypes: generate.py LIBRARY [-m FOLDER] [-n TOKENS] [-i] [TEXT]."""
+"""Tokens from a checkpoint through the C interface by ctypes: generate.py LIBRARY [-m FOLDER] [-n TOKENS]
+[--stop TEXT] [-i] [TEXT]."""
 
 import argparse
 import ctypes
@@ -13,6 +14,7 @@ class GenerateOptions(ctypes.Structure):
         ("n_eos_token_ids", c_size_t), ("temperature", c_float), ("top_k", c_uint32), ("top_p", c_float), ("min_p", c_float),
         ("repetition_penalty", c_float), ("reserved", c_uint32), ("seed", c_uint64), ("user", c_void_p), ("on_token", c_void_p),
         ("on_text", ON_TEXT), ("tokenizer", c_void_p), ("on_logits", c_void_p),
+        ("stop_strings", POINTER(c_char_p)), ("n_stop_strings", c_size_t),
     ]
 
 
@@ -55,6 +57,7 @@ def main():
     args.add_argument("library")
     args.add_argument("-m", dest="folder")
     args.add_argument("-n", dest="tokens", type=int, default=50)
+    args.add_argument("--stop", action="append", default=[])
     args.add_argument("-i", dest="only_ids", action="store_true")
     args.add_argument("text", nargs="?", default="ROMEO.\n")
     args = args.parse_intermixed_args()
@@ -77,8 +80,10 @@ def main():
     doge.call("doge_tokenizer_eos", tokenizer, eos, c_size_t(len(eos)), byref(n_eos))
     options = GenerateOptions(struct_size=ctypes.sizeof(GenerateOptions), max_new_tokens=args.tokens, eos_token_ids=eos,
                               n_eos_token_ids=n_eos.value)
+    stops = (c_char_p * len(args.stop))(*(stop.encode() for stop in args.stop))
+    options.tokenizer, options.stop_strings, options.n_stop_strings = tokenizer, stops, len(stops)
     if not args.only_ids:
-        options.on_text, options.tokenizer = on_text, tokenizer
+        options.on_text = on_text
     ids, result = (c_uint32 * args.tokens)(), Generated(struct_size=ctypes.sizeof(Generated))
     doge.call("doge_generate", session, (c_uint32 * len(prompt))(*prompt), c_size_t(len(prompt)), byref(options), ids,
               c_size_t(args.tokens), byref(result))

@@ -83,7 +83,7 @@ inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t t
   }
   const uint32_t *row = a->row + seen.begin;
   uint32_t elsewhere = 0;
-  for (size_t i = 0; i < seen.n; ++i) elsewhere |= row[i] - (uint32_t)i ^ row[0];
+  for (size_t i = 0; i < seen.n; ++i) elsewhere |= row[i] ^ (row[0] + (uint32_t)i);
   seen.plain = seen.every == rows.all && !elsewhere;
 }
 

@@ -3,12 +3,12 @@
 use std::ffi::{c_char, c_void};
 
 use super::{
-    options::{borrow, read, slice, slice_mut, write, Versioned},
+    options::{borrow, optional_str, read, slice, slice_mut, write, Versioned},
     session::DogeSession,
     status::{guard, DogeStatus, Failure, Outcome},
     tokenizer::DogeTokenizer,
 };
-use crate::{Finish, Generation, Sampler, SamplingSettings, TextStream, Until};
+use crate::{Finish, Generation, Sampler, SamplingSettings, StopStrings, Stopped, TextStream, Until};
 
 /// How to generate. All zeros but struct_size are the defaults: greedy, until the buffer is full.
 #[repr(C)]
@@ -42,20 +42,26 @@ pub struct DogeGenerateOptions {
     /// Called with each token and the logarithm of its probability; not 0 ends the generation.
     pub on_token: Option<unsafe extern "C" fn(user: *mut c_void, id: u32, logprob: f32) -> i32>,
     /// Called with pieces of text: whole characters in UTF-8, `n` bytes without a NUL, valid for the time of the call. Not 0
-    /// ends the generation. Needs `tokenizer`.
+    /// ends the generation, and nothing more is given. Needs `tokenizer`.
     pub on_text: Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char, n: usize) -> i32>,
-    /// For `on_text`; may be NULL.
+    /// For `on_text` and `stop_strings`; may be NULL without them.
     pub tokenizer: *const DogeTokenizer,
     /// May change the `n` logits of the next token, given the `n_generated` tokens so far.
     pub on_logits:
         Option<unsafe extern "C" fn(user: *mut c_void, logits: *mut f32, n: usize, generated: *const u32, n_generated: usize)>,
+    /// `n_stop_strings` texts, none of them NULL or empty. The first that comes ends the generation: the last ids hold it,
+    /// `on_text` gets nothing of it. Text that may be the beginning of one is held back. Needs `tokenizer`.
+    pub stop_strings: *const *const c_char,
+    /// Their number.
+    pub n_stop_strings: usize,
 }
 
 // SAFETY: #[repr(C)], struct_size first, zeros are values of all its fields.
 unsafe impl Versioned for DogeGenerateOptions {}
 
-/// Why a generation ended.
+/// Why a generation ended. Numbers keep their meaning; later versions may add some.
 #[repr(i32)]
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DogeFinish {
     /// As many tokens as were wanted.
@@ -66,6 +72,8 @@ pub enum DogeFinish {
     ContextFull = 2,
     /// doge_session_cancel, or a callback.
     Cancelled = 3,
+    /// One of stop_strings.
+    StopString = 4,
 }
 
 /// What a generation did.
@@ -144,8 +152,11 @@ unsafe fn generate(
     let eos = unsafe { slice("eos_token_ids", options.eos_token_ids, options.n_eos_token_ids) }?;
     // SAFETY: NULL or valid (header).
     let tokenizer = unsafe { options.tokenizer.as_ref() };
-    if options.on_text.is_some() && tokenizer.is_none() {
-        return Err(Failure::null("tokenizer, which on_text needs,"));
+    // SAFETY: n_stop_strings strings (header).
+    let stops = unsafe { stop_strings(options) }?;
+    let wants_text = options.on_text.is_some() || options.n_stop_strings > 0;
+    if wants_text && tokenizer.is_none() {
+        return Err(Failure::null("tokenizer, which on_text and stop_strings need,"));
     }
     let room = if ids.is_empty() { usize::MAX } else { ids.len() };
     let wanted = if options.max_new_tokens == 0 { room } else { options.max_new_tokens };
@@ -165,39 +176,44 @@ unsafe fn generate(
             unsafe { hook(user.ptr(), logits.as_mut_ptr(), logits.len(), generated.as_ptr(), generated.len()) }
         });
     }
-    let mut text = TextStream::new(true);
-    let mut stop = 0;
-    while stop == 0 {
+    let mut text = Text { on_text: options.on_text, user: options.user, stream: TextStream::new(true), stops, over: false };
+    let (mut cancelled, mut stopped) = (false, false);
+    while !cancelled && !stopped {
         let Some(id) = generation.next() else { break };
         let id = id?;
-        if let Some(place) = ids.get_mut(generation.ids().len() - 1) {
+        if let Some(place) = generation.ids().len().checked_sub(1).and_then(|at| ids.get_mut(at)) {
             *place = id;
         }
         if let Some(on_token) = options.on_token {
             let logprob = generation.logprobs().last().map_or(f32::NAN, |token| token.logprob);
             // SAFETY: a function of this type (header).
-            stop |= unsafe { on_token(options.user, id, logprob) };
+            cancelled = unsafe { on_token(options.user, id, logprob) } != 0;
         }
-        if let (Some(on_text), Some(tokenizer)) = (options.on_text, tokenizer) {
-            if generation.finish() != Some(Finish::Eos) {
-                let piece = text.push(&tokenizer.tokenizer, id);
-                // SAFETY: a function of this type (header); the piece lives until it returns.
-                stop |= unsafe { give_text(on_text, options.user, &piece) };
-            }
+        // A token that ends the text is no part of it.
+        if let Some(tokenizer) = tokenizer.filter(|_| wants_text && generation.finish() != Some(Finish::Eos)) {
+            let piece = text.stream.push(&tokenizer.tokenizer, id);
+            // SAFETY: the function is what the header says.
+            stopped = unsafe { text.push(&piece) };
+            cancelled |= text.over;
         }
     }
-    if stop != 0 {
-        generation.cancel();
-    }
-    if let Some(on_text) = options.on_text {
+    if !stopped {
+        let piece = text.stream.finish();
         // SAFETY: as above.
-        unsafe { give_text(on_text, options.user, &text.finish()) };
+        stopped = unsafe { text.push(&piece) };
+        let rest = text.stops.finish();
+        // SAFETY: as above.
+        unsafe { text.give(&rest) };
+    }
+    if cancelled {
+        generation.cancel();
     }
     let (generated, finish, timings) = generation.into_parts();
     let result = DogeGenerated {
         struct_size: size_of::<DogeGenerated>(),
         n_tokens: generated.len(),
         finish: match finish {
+            _ if stopped => DogeFinish::StopString,
             Some(Finish::Eos) => DogeFinish::Eos,
             Some(Finish::ContextFull) => DogeFinish::ContextFull,
             Some(Finish::Cancelled) => DogeFinish::Cancelled,
@@ -217,17 +233,49 @@ unsafe fn generate(
 }
 
 /// # Safety
-/// `on_text` is what the header says.
-unsafe fn give_text(
-    on_text: unsafe extern "C" fn(user: *mut c_void, text: *const c_char, n: usize) -> i32,
+/// `options` is as the header says.
+unsafe fn stop_strings(options: &DogeGenerateOptions) -> Result<StopStrings, Failure> {
+    // SAFETY: n_stop_strings pointers (header).
+    let stops = unsafe { slice("stop_strings", options.stop_strings, options.n_stop_strings) }?;
+    // SAFETY: a string (header).
+    let stop = |&stop: &*const c_char| unsafe { optional_str("a stop string", stop) };
+    let stops = stops.iter().map(|text| stop(text)?.map(str::to_owned).ok_or_else(|| Failure::null("a stop string")));
+    Ok(StopStrings::new(stops.collect::<Result<_, Failure>>()?)?)
+}
+
+/// The text on its way to `on_text`.
+struct Text {
+    on_text: Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char, n: usize) -> i32>,
     user: *mut c_void,
-    piece: &str,
-) -> i32 {
-    if piece.is_empty() {
-        return 0;
+    stream: TextStream,
+    stops: StopStrings,
+    /// `on_text` wants no more.
+    over: bool,
+}
+
+impl Text {
+    /// Gives what no stop string can claim; is one complete?
+    ///
+    /// # Safety
+    /// `on_text` is what the header says.
+    unsafe fn push(&mut self, piece: &str) -> bool {
+        let (text, stopped) = match self.stops.push(piece) {
+            Stopped::No(text) => (text, false),
+            Stopped::At(text, _) => (text, true),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.give(&text) };
+        stopped
     }
-    // SAFETY: the caller's promise; the piece lives until it returns.
-    unsafe { on_text(user, piece.as_ptr().cast(), piece.len()) }
+
+    /// # Safety
+    /// `on_text` is what the header says.
+    unsafe fn give(&mut self, text: &str) {
+        if let Some(on_text) = self.on_text.filter(|_| !text.is_empty() && !self.over) {
+            // SAFETY: the caller's promise; the text lives until it returns.
+            self.over = unsafe { on_text(self.user, text.as_ptr().cast(), text.len()) } != 0;
+        }
+    }
 }
 
 fn settings(options: &DogeGenerateOptions) -> SamplingSettings {

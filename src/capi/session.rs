@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{c_char, CString},
+    str::FromStr,
     sync::{
         atomic::{AtomicBool, Ordering},
         Mutex, MutexGuard, TryLockError,
@@ -10,12 +11,13 @@ use std::{
 
 use super::{
     model::{DogeCpu, DogeModel},
-    options::{borrow, fill, free, give, read, slice, slice_mut, Versioned},
+    options::{borrow, fill, free, give, optional_str, read, slice, slice_mut, Versioned},
     status::{c_string, guard, guard_value, DogeStatus, Failure},
 };
 use crate::{
     model::{Batch, Session, SessionOptions},
     ops::Routing,
+    Float,
 };
 
 /// One sequence. One thread at a time: a second one gets DOGE_STATUS_BUSY, and waits for nothing. Only doge_session_cancel may be
@@ -44,6 +46,8 @@ pub struct DogeSessionOptions {
     pub reference_routing: i32,
     /// 0
     pub reserved: i32,
+    /// Format of K and V in memory: "f32", "bf16" or "f16". NULL: f32, exact. With 16 bits, tokens far into a text come faster.
+    pub kv_dtype: *const c_char,
 }
 
 // SAFETY: #[repr(C)], struct_size first, zeros are values of all its fields.
@@ -81,7 +85,10 @@ unsafe fn session_options(options: *const DogeSessionOptions) -> Result<SessionO
     let default = SessionOptions::default();
     let or = |number: usize, default: usize| if number == 0 { default } else { number };
     let routing = if given.reference_routing == 0 { Routing::PerToken } else { Routing::Reference };
-    Ok(default.ctx_size(or(given.ctx_size, default.ctx_size)).block(or(given.block, default.block)).routing(routing))
+    // SAFETY: NULL or a string (header).
+    let kv_dtype = unsafe { optional_str("kv_dtype", given.kv_dtype) }?.map(Float::from_str).transpose()?;
+    let options = default.ctx_size(or(given.ctx_size, default.ctx_size)).block(or(given.block, default.block));
+    Ok(options.routing(routing).kv_dtype(kv_dtype.unwrap_or(default.kv_dtype)))
 }
 
 /// An empty sequence. `options` may be NULL. From any thread.

@@ -11,6 +11,7 @@ use crate::Error;
 /// How a call ended. Numbers keep their meaning; later versions may add some.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DogeStatus {
     /// It did what was asked.
     Ok = 0,

@@ -42,7 +42,7 @@ pub(super) fn translate(source: &str) -> String {
         for (theirs, ours) in [("generation", "with"), ("endgeneration", "endwith")] {
             let Some(after) = name.strip_prefix(theirs) else { continue };
             if after.trim_start().trim_start_matches(['-', '+']).starts_with("%}") {
-                out.push_str(&tag[..tag.len() - name.len()]);
+                out.push_str(tag.strip_suffix(name).unwrap_or_default());
                 out.push_str(ours);
                 rest = after;
             }

@@ -33,8 +33,10 @@ pub struct ChatTemplate {
     end_of_turn: Vec<&'static str>,
 }
 
-/// The texts of the files that a chat template may come from; those that do not exist are `None`.
+/// The texts of the files that a chat template may come from; those that do not exist are `None`. Made by
+/// `ChatFiles::default()` and the methods of the fields' names.
 #[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct ChatFiles<'a> {
     /// `chat_template.jinja`, or a template of the caller's. It wins over the one in `tokenizer_config`.
     pub chat_template: Option<&'a str>,
@@ -44,8 +46,26 @@ pub struct ChatFiles<'a> {
     pub special_tokens_map: Option<&'a str>,
 }
 
-/// What to render.
+impl<'a> ChatFiles<'a> {
+    /// Sets [`ChatFiles::chat_template`].
+    pub fn chat_template(self, text: impl Into<Option<&'a str>>) -> Self {
+        ChatFiles { chat_template: text.into(), ..self }
+    }
+
+    /// Sets [`ChatFiles::tokenizer_config`].
+    pub fn tokenizer_config(self, text: impl Into<Option<&'a str>>) -> Self {
+        ChatFiles { tokenizer_config: text.into(), ..self }
+    }
+
+    /// Sets [`ChatFiles::special_tokens_map`].
+    pub fn special_tokens_map(self, text: impl Into<Option<&'a str>>) -> Self {
+        ChatFiles { special_tokens_map: text.into(), ..self }
+    }
+}
+
+/// What to render. Made by [`ChatInput::new`] and the methods of the fields' names.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct ChatInput<'a> {
     /// Objects with `role`, `content` and whatever else the template reads (`tool_calls` …).
     pub messages: &'a [Value],
@@ -57,6 +77,33 @@ pub struct ChatInput<'a> {
     pub add_generation_prompt: bool,
     /// Further variables, such as `date_string`; they win over the special tokens.
     pub variables: Map<String, Value>,
+}
+
+impl<'a> ChatInput<'a> {
+    /// These messages, and nothing else.
+    pub fn new(messages: &'a [Value]) -> Self {
+        ChatInput { messages, ..ChatInput::default() }
+    }
+
+    /// Sets [`ChatInput::tools`].
+    pub fn tools(self, tools: impl Into<Option<&'a [Value]>>) -> Self {
+        ChatInput { tools: tools.into(), ..self }
+    }
+
+    /// Sets [`ChatInput::documents`].
+    pub fn documents(self, documents: impl Into<Option<&'a [Value]>>) -> Self {
+        ChatInput { documents: documents.into(), ..self }
+    }
+
+    /// Sets [`ChatInput::add_generation_prompt`].
+    pub fn add_generation_prompt(self, add_generation_prompt: bool) -> Self {
+        ChatInput { add_generation_prompt, ..self }
+    }
+
+    /// Sets [`ChatInput::variables`].
+    pub fn variables(self, variables: Map<String, Value>) -> Self {
+        ChatInput { variables, ..self }
+    }
 }
 
 impl ChatTemplate {

@@ -81,7 +81,7 @@ impl Device {
             scale,
         };
         let (wide, heads, table) = (usize::from(d > 128), q_heads / mask_heads, self.table());
-        // SAFETY, of all: shapes as compared above; every row number in the lists is one of the arena or of the block,
+        // SAFETY: of all, shapes are as compared above; every row number in the lists is one of the arena or of the block,
         // for the kernels of kept.rs write no others.
         unsafe {
             if n_rows == 1 {

@@ -45,6 +45,7 @@ made! {
 
 /// What the host finds after a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Run {
     /// The tokens chosen, one a step. The last one was not fed.
     pub ids: Vec<u32>,

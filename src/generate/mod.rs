@@ -237,7 +237,7 @@ impl<'a> Generation<'a> {
             return Ok(id);
         }
         let (last, held) = (self.generated.last(), self.session.tokens());
-        let new = last.map_or_else(|| &self.prompt[held..], slice::from_ref);
+        let new = last.map_or_else(|| self.prompt.get(held..).unwrap_or_default(), slice::from_ref);
         let start = Instant::now();
         let fed = match (new, self.until.cancel) {
             ([], _) => Ok(()), // a fork that stands at the end of the prompt

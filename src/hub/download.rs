@@ -27,6 +27,7 @@ const SMALL_FILES: &[&str] = &[
 
 /// How far a download is.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Progress<'a> {
     pub file: &'a str,
     /// Bytes received of this file.
@@ -130,8 +131,12 @@ impl<'a> Hub<'a> {
         let text = self.get(&url)?.read_to_vec().map_err(|error| bad(&error.to_string()))?;
         let json: Value = serde_json::from_slice(&text).map_err(|_| bad("the answer is not JSON"))?;
         // It becomes a folder's name.
-        let commit = json["sha"].as_str().filter(|sha| is_commit(sha)).ok_or_else(|| bad("the answer names no commit"))?;
-        let siblings = json["siblings"].as_array().ok_or_else(|| bad("the answer lists no files"))?;
+        let commit = json
+            .get("sha")
+            .and_then(|sha| sha.as_str())
+            .filter(|sha| is_commit(sha))
+            .ok_or_else(|| bad("the answer names no commit"))?;
+        let siblings = json.get("siblings").and_then(|files| files.as_array()).ok_or_else(|| bad("the answer lists no files"))?;
         let files = siblings.iter().filter_map(|file| file["rfilename"].as_str().map(str::to_string)).collect();
         Ok((commit.to_string(), files))
     }
@@ -170,7 +175,7 @@ fn receive(url: &str, body: ureq::Body, path: &Path, mut progress: impl FnMut(u6
         if n == 0 {
             break;
         }
-        file.write_all(&buffer[..n]).map_err(io)?;
+        file.write_all(buffer.get(..n).unwrap_or_default()).map_err(io)?;
         done += n as u64;
     }
     if total.is_some_and(|total| total != done) {

@@ -14,6 +14,7 @@ use crate::{Error, Result};
 
 /// The variables that huggingface_hub reads, as values: so nothing here depends on the process's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Environment {
     pub hf_hub_cache: Option<String>,
     pub huggingface_hub_cache: Option<String>,
@@ -74,6 +75,7 @@ impl std::fmt::Debug for Secret {
 
 /// Where a checkpoint lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Resolved {
     /// A checkpoint folder, or a `.safetensors` file.
     pub path: PathBuf,

@@ -73,13 +73,13 @@ impl Archive {
                 if !weight_map.contains_key(&tensor) {
                     archive.unlisted.push(tensor);
                 } else if let Some(first) = archive.tensors.insert(tensor.clone(), stored) {
-                    let first = archive.files[first.file_index].path.display();
+                    let first = archive.files.get(first.file_index).map_or(Path::new("?"), |file| &file.path).display();
                     return Err(bad(format!("tensor '{tensor}' is in two shards: {first} and '{name}'")));
                 }
             }
         }
         for (tensor, name) in &weight_map {
-            let found = archive.tensors.get(tensor).map(|stored| &archive.files[stored.file_index].path);
+            let found = archive.tensors.get(tensor).and_then(|stored| Some(&archive.files.get(stored.file_index)?.path));
             if found != Some(&folder.join(name)) {
                 return Err(bad(format!("tensor '{tensor}' is not in shard '{name}', where the index has it")));
             }

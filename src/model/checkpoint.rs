@@ -15,6 +15,7 @@ use crate::{mapped::Mapped, matrix_bytes, quantize, Dtype, Error, Result, Tensor
 
 /// A tensor as it stands in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorInfo {
     pub name: String,
     pub shape: Vec<usize>,
@@ -30,6 +31,7 @@ pub struct TensorInfo {
 
 /// A loaded checkpoint.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Checkpoint {
     pub config: Config,
     pub variant: Variant,
@@ -77,7 +79,21 @@ impl Checkpoint {
     pub fn bytes_per_block(&self, tokens: usize) -> usize {
         let rows = schema::tensors(&self.config, self.variant).map(|(row, _)| row);
         // `tensors` was filled by the same walk.
-        rows.zip(&self.tensors).map(|(row, t)| row.bytes_per_block(tokens, &self.config, &self.variant, t.held)).sum()
+        rows.zip(&self.tensors)
+            .map(|(row, t)| row.bytes_per_block(tokens, &self.config, &self.variant, t.held))
+            .fold(0, usize::saturating_add)
+    }
+
+    /// # Errors
+    /// [`Error::BadArgument`] if the fields were changed until they contradict each other. A tensor of another shape is refused
+    /// by the operation that reads it.
+    pub(super) fn check(&self) -> Result<()> {
+        self.variant.check(&self.config)?;
+        let (layers, told) = (self.weights.layers.len(), self.config.num_hidden_layers);
+        if layers != told {
+            return Err(Error::BadArgument { what: "num_hidden_layers", why: format!("is {told}; there are {layers} layers") });
+        }
+        Ok(())
     }
 }
 

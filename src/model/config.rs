@@ -8,6 +8,7 @@ use crate::{Activation, Error, Result};
 /// What `config.json` says, under the key's own names, defaults filled in and checked: no product of sizes that the
 /// engine forms overflows. Which variant of the model it is, the tensors tell (see [`super::Variant`]).
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Config {
     pub vocab_size: usize,
     pub hidden_size: usize,
@@ -158,17 +159,17 @@ impl Config {
 
     /// Attention heads that share one K/V head.
     pub fn group(&self) -> usize {
-        self.num_attention_heads / self.num_key_value_heads
+        self.num_attention_heads.checked_div(self.num_key_value_heads).unwrap_or(0)
     }
 
     /// Rows of `q_proj`: `num_attention_heads · head_dim`.
     pub fn q_rows(&self) -> usize {
-        self.num_attention_heads * self.head_dim
+        self.num_attention_heads.saturating_mul(self.head_dim)
     }
 
     /// Rows of `k_proj` and `v_proj`: `num_key_value_heads · head_dim`.
     pub fn kv_rows(&self) -> usize {
-        self.num_key_value_heads * self.head_dim
+        self.num_key_value_heads.saturating_mul(self.head_dim)
     }
 
     /// The key to blame and why, if the routed experts cannot be as the config says.
@@ -214,6 +215,12 @@ impl Config {
         }
         if !(self.rms_norm_eps >= 0.0 && self.rms_norm_eps.is_finite()) {
             return Err(("rms_norm_eps", format!("expected 0 or more, found {}", self.rms_norm_eps)));
+        }
+        if let RopeParameters::Longrope { short_factor, long_factor, .. } = &self.rope {
+            let (half, short, long) = (self.head_dim / 2, short_factor.len(), long_factor.len());
+            if (short, long) != (half, half) {
+                return Err(("rope_parameters", format!("expected {half} factors (head_dim / 2), found {short} and {long}")));
+            }
         }
         self.check_products()?;
         if self.is_moe {

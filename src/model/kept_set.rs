@@ -163,9 +163,9 @@ impl KeptSet {
     fn push(&mut self, place: u32, mask: f32) -> u32 {
         let n = self.slots.row.len();
         self.slots.push(Key { place, row: n as u32, mask }, NEVER);
-        match (n + 1) % TILE {
-            1 => self.slots.tile_begin.push(n as u32 + 1),
-            _ => *self.slots.tile_begin.last_mut().expect("never empty") = n as u32 + 1,
+        match self.slots.tile_begin.last_mut() {
+            Some(end) if (n + 1) % TILE != 1 => *end = n as u32 + 1,
+            _ => self.slots.tile_begin.push(n as u32 + 1),
         }
         if n + 1 == self.keep {
             self.make_heap();

@@ -82,8 +82,9 @@ impl KvRows {
     }
 
     /// All K rows of an arena, or all V rows, `[rows, head_dim]`, as stored.
+    #[expect(clippy::expect_used, reason = "a side has the length of its rows")]
     pub fn matrix(&self, arena: usize, side: Side) -> Matrix<'_> {
-        Matrix::new(self.dtype.into(), self.rows, self.head_dim, self.side(arena, side)).expect("as long as a side")
+        Matrix::new(self.dtype.into(), self.rows, self.head_dim, self.side(arena, side)).expect("rows of head_dim")
     }
 
     /// Writes a row, `[head_dim]`, rounded to the nearest, ties to even.

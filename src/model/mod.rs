@@ -3,12 +3,17 @@
 pub(crate) mod archive;
 pub(crate) mod checkpoint;
 mod config;
+#[allow(clippy::indexing_slicing, reason = "blocks of a tensor whose length was checked")]
 pub(crate) mod convert;
 pub mod family;
+#[allow(clippy::indexing_slicing, reason = "rows of a scratch that was made for the config")]
 mod forward;
 mod json;
+#[allow(clippy::indexing_slicing, reason = "slots of its own, by numbers of its own")]
 mod kept_set;
+#[allow(clippy::indexing_slicing, reason = "arenas of its own, by numbers of its own")]
 mod kv_rows;
+#[allow(clippy::indexing_slicing, reason = "arenas of its own, by numbers of its own; a saved one is read through `Reader`")]
 mod kv_state;
 mod loaded;
 mod observer;
@@ -17,6 +22,7 @@ mod rope;
 mod rope_parameters;
 pub(crate) mod schema;
 mod scratch;
+#[allow(clippy::indexing_slicing, reason = "rows of a scratch that was made for the config")]
 mod session;
 mod shard;
 mod synthetic;

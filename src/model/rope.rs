@@ -120,7 +120,7 @@ impl Rope {
                 }
                 RopeParameters::Longrope { short_factor, long_factor, original_max_position_embeddings, .. } => {
                     let factors = if tokens > *original_max_position_embeddings { long_factor } else { short_factor };
-                    1.0 / (factors[i] as f32 * base)
+                    1.0 / (factors.get(i).map_or(1.0, |&factor| factor as f32) * base)
                 }
             };
         }

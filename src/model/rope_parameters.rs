@@ -8,6 +8,7 @@ use crate::{Error, Result};
 /// How the rotation frequencies are scaled. Numbers are as parsed; every one that is divided by or whose logarithm is
 /// taken has been checked.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub enum RopeParameters {
     #[default]
     Default,

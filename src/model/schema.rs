@@ -78,14 +78,20 @@ impl Row {
         self.sides.iter().map(|side| side.size(config, variant)).collect()
     }
 
+    /// What its rows are.
+    #[expect(clippy::indexing_slicing, reason = "every row of the table has a side")]
+    fn rows_side(&self) -> Side {
+        self.sides[0]
+    }
+
     /// Numbers in the tensor.
     pub fn len(&self, config: &Config, variant: &Variant) -> usize {
-        self.shape(config, variant).iter().product()
+        self.shape(config, variant).into_iter().fold(1, usize::saturating_mul)
     }
 
     /// The order of the weights in memory, held as `dtype`: experts are read row by row.
     pub fn layout(&self, dtype: Dtype) -> Layout {
-        if dtype.is_int() && self.sides[0] != Side::Experts {
+        if dtype.is_int() && self.rows_side() != Side::Experts {
             Layout::Tiles
         } else {
             Layout::Rows
@@ -97,10 +103,10 @@ impl Row {
     fn rows_per_block(&self, tokens: usize, config: &Config, variant: &Variant) -> usize {
         if self.name == EMBED_TOKENS.name && !variant.tied {
             0
-        } else if self.sides[0] == Side::Experts {
+        } else if self.rows_side() == Side::Experts {
             config.num_experts.min(tokens.saturating_mul(config.num_experts_per_tok))
         } else {
-            self.sides[0].size(config, variant)
+            self.rows_side().size(config, variant)
         }
     }
 
@@ -110,7 +116,7 @@ impl Row {
 
     /// Numbers of the tensor that one decoded token reads.
     pub fn len_per_token(&self, config: &Config, variant: &Variant) -> usize {
-        self.rows_per_block(1, config, variant) * self.cols(config, variant)
+        self.rows_per_block(1, config, variant).saturating_mul(self.cols(config, variant))
     }
 
     /// Bytes of the tensor that `tokens` tokens at once read, held as `dtype`; scales and padding of the integer formats

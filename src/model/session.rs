@@ -63,12 +63,14 @@ impl Session {
     /// An empty sequence.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for a block of 0 tokens; on a device [`Error::OutOfMemory`], [`Error::Device`], and
-    /// [`Error::UnsupportedOnDevice`] for K and V in 16 bits. Never panics.
+    /// [`Error::BadArgument`] for a block of 0 tokens, or a checkpoint that was changed until it contradicts itself; on a
+    /// device [`Error::OutOfMemory`], [`Error::Device`], and [`Error::UnsupportedOnDevice`] for K and V in 16 bits. Never
+    /// panics.
     pub fn new(model: &Model, cpu: &Cpu, options: SessionOptions) -> Result<Self> {
         if options.block == 0 {
             return Err(Error::BadArgument { what: "block", why: "a block holds at least one token".into() });
         }
+        model.checkpoint().check()?;
         let config = model.config();
         let shape = StateShape {
             num_key_value_heads: config.num_key_value_heads,

@@ -27,6 +27,7 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
+    #[expect(clippy::indexing_slicing, reason = "the header was checked against the file, which is as long as it was")]
     pub fn bytes(&self) -> &[u8] {
         &self.file.bytes()[self.offset..self.offset + self.len]
     }
@@ -142,6 +143,7 @@ pub(crate) fn open(path: &Path, mmap: bool) -> Result<Arc<Mapped>> {
 
 /// A file of a checkpoint, for `inspect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FileInfo {
     pub path: PathBuf,
     pub bytes: usize,

@@ -21,15 +21,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::BadArgument`] if no model can be like this, [`Error::OutOfMemory`].
     pub fn random(config: Config, variant: Variant, dtype: Dtype, seed: u64) -> Result<Self> {
-        config.check().map_err(|(what, why)| Error::BadArgument { what, why })?;
-        let (nq, nkv) = (config.num_attention_heads, config.num_key_value_heads);
-        if variant.mask_heads != nq && variant.mask_heads != nkv {
-            let why = format!("expected num_key_value_heads ({nkv}) or num_attention_heads ({nq}), found {}", variant.mask_heads);
-            return Err(Error::BadArgument { what: "mask_heads", why });
-        }
-        if variant.is_moe != config.is_moe {
-            return Err(Error::BadArgument { what: "is_moe", why: "config and variant differ".into() });
-        }
+        variant.check(&config)?;
         let weights = Weights::build(&config, &variant, &RandomSource { dtype, seed })?;
         let tensors = schema::tensors(&config, variant)
             .map(|(row, layer)| {
@@ -60,7 +52,7 @@ fn held(row: &Row, dtype: Dtype) -> Dtype {
 fn bytes_of(row: &Row, held: Dtype, shape: &[usize]) -> usize {
     match (row.hold, shape) {
         (Hold::Stored, &[rows, cols]) => matrix_bytes(held, row.layout(held), rows, cols).unwrap_or(usize::MAX),
-        _ => shape.iter().product::<usize>() * Float::F32.size(),
+        _ => shape.iter().copied().fold(Float::F32.size(), usize::saturating_mul),
     }
 }
 

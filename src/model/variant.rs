@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 /// Tensor names before and since 2025-06-19.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Names {
     #[default]
     New,
@@ -18,6 +19,7 @@ pub enum Names {
 
 /// Which projections have a bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Biases {
     pub q_proj: bool,
     pub k_proj: bool,
@@ -48,6 +50,7 @@ impl Biases {
 
 /// The independent axes along which Doge checkpoints differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Variant {
     pub names: Names,
     /// M: heads of the dynamic mask, `num_key_value_heads` (V2) or `num_attention_heads` (V1).
@@ -95,14 +98,30 @@ impl Variant {
         }
     }
 
+    /// # Errors
+    /// [`Error::BadArgument`] if no model can be like this: of a config or a variant that somebody wrote or changed, which no
+    /// file has vouched for.
+    pub(super) fn check(&self, config: &Config) -> Result<()> {
+        config.check().map_err(|(what, why)| Error::BadArgument { what, why })?;
+        let (nq, nkv, m) = (config.num_attention_heads, config.num_key_value_heads, self.mask_heads);
+        if m != nq && m != nkv {
+            let why = format!("expected num_key_value_heads ({nkv}) or num_attention_heads ({nq}), found {m}");
+            return Err(Error::BadArgument { what: "mask_heads", why });
+        }
+        if self.is_moe != config.is_moe {
+            return Err(Error::BadArgument { what: "is_moe", why: "config and variant differ".into() });
+        }
+        Ok(())
+    }
+
     /// Numbers in a checkpoint of this variant.
     pub fn parameters(&self, config: &Config) -> usize {
-        schema::tensors(config, *self).map(|(row, _)| row.len(config, self)).sum()
+        schema::tensors(config, *self).map(|(row, _)| row.len(config, self)).fold(0, usize::saturating_add)
     }
 
     /// Numbers that one decoded token reads (spec §9).
     pub fn parameters_per_token(&self, config: &Config) -> usize {
-        schema::tensors(config, *self).map(|(row, _)| row.len_per_token(config, self)).sum()
+        schema::tensors(config, *self).map(|(row, _)| row.len_per_token(config, self)).fold(0, usize::saturating_add)
     }
 
     /// Reads the variant off a checkpoint's tensors.

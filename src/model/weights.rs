@@ -8,6 +8,7 @@ use crate::{Result, Tensor};
 
 /// `y = weight x + bias`
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Linear {
     pub weight: Tensor,         // [out, in]
     pub bias: Option<Vec<f32>>, // [out]
@@ -15,6 +16,7 @@ pub struct Linear {
 
 /// The projection that scores keys for the dynamic mask, from v of all K/V heads.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DtProj {
     pub weight: Vec<f32>,       // [M, num_key_value_heads · head_dim]
     pub bias: Option<Vec<f32>>, // [M]
@@ -22,6 +24,7 @@ pub struct DtProj {
 
 /// The routed experts of one layer: one neuron each.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Experts {
     pub router_gate: Tensor, // f32 [2 · num_keys, H]
     pub down_embed: Tensor,  // [num_experts, H]
@@ -30,6 +33,7 @@ pub struct Experts {
 
 /// One decoder layer.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LayerWeights {
     pub input_layernorm: Vec<f32>,          // [H]
     pub post_attention_layernorm: Vec<f32>, // [H]
@@ -75,6 +79,7 @@ impl LayerWeights {
 
 /// All weights of a model. Cheap to move: matrices share their bytes with the mapped file.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Weights {
     pub embed_tokens: Tensor, // [V, H]
     pub layers: Vec<LayerWeights>,
@@ -183,7 +188,7 @@ impl Weights {
             owned += linears.into_iter().chain(experts).map(|m| m.owned_bytes()).sum::<usize>();
             weights.layers.push(layer);
             if owned >= GATHERED_BYTES || i + 1 == config.num_hidden_layers {
-                let matrices = weights.layers[gathered..].iter_mut().map(LayerWeights::matrices);
+                let matrices = weights.layers.iter_mut().skip(gathered).map(LayerWeights::matrices);
                 Tensor::gather(
                     &mut matrices.flat_map(|(linears, experts)| linears.into_iter().chain(experts)).collect::<Vec<_>>(),
                 )?;

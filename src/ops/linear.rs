@@ -89,27 +89,28 @@ impl Cpu {
             Dtype::Int8 => Some(0),
             Dtype::Int4 => Some(1),
         };
-        // SAFETY, of all six: weight is [outputs, cols] in the layout of its kernels, x [rows, cols] in the form they read,
-        // out [rows, outputs], bias [outputs] or NULL (checked); begin..end lies inside outputs and begins at a tile; chunks
-        // are disjoint outputs.
-        match (int, task.rows) {
-            (None, 1) if task.rounded => unsafe { kernel!(self.gemv_bf16)(out, weight, x.cast(), bias, cols, begin, end) },
-            (None, n_rows) if task.rounded => {
-                let (x, out_stride) = (x.cast(), outputs);
-                let args = ffi::DogeGemmBf16Args { out, weight, x, bias, n_rows, cols, begin, end, out_stride };
-                unsafe { kernel!(self.gemm_bf16)(&args) }
-            }
-            (None, 1) => unsafe { kernel!(self.gemv[task.weight.dtype()])(out, weight, x.cast(), bias, cols, begin, end) },
-            (None, n_rows) => {
-                let (x, out_stride, x_stride) = (x.cast(), outputs, cols);
-                let args = ffi::DogeGemmArgs { out, weight, x, bias, n_rows, cols, begin, end, out_stride, x_stride };
-                unsafe { kernel!(self.gemm[task.weight.dtype()])(&args) }
-            }
-            (Some(int), 1) => unsafe { kernel!(self.gemv_int[int])(out, weight, x.cast(), bias, cols, begin, end) },
-            (Some(int), n_rows) => {
-                let (x, out_stride) = (x.cast(), outputs);
-                let args = ffi::DogeGemmIntArgs { out, weight, x, bias, n_rows, cols, begin, end, out_stride };
-                unsafe { kernel!(self.gemm_int[int])(&args) }
+        // SAFETY: weight is [outputs, cols] in the layout of its kernels, x [rows, cols] in the form they read, out [rows, outputs],
+        // bias [outputs] or NULL (checked); begin..end lies inside outputs and begins at a tile; chunks are disjoint outputs.
+        unsafe {
+            match (int, task.rows) {
+                (None, 1) if task.rounded => kernel!(self.gemv_bf16)(out, weight, x.cast(), bias, cols, begin, end),
+                (None, n_rows) if task.rounded => {
+                    let (x, out_stride) = (x.cast(), outputs);
+                    let args = ffi::DogeGemmBf16Args { out, weight, x, bias, n_rows, cols, begin, end, out_stride };
+                    kernel!(self.gemm_bf16)(&args)
+                }
+                (None, 1) => kernel!(self.gemv[task.weight.dtype()])(out, weight, x.cast(), bias, cols, begin, end),
+                (None, n_rows) => {
+                    let (x, out_stride, x_stride) = (x.cast(), outputs, cols);
+                    let args = ffi::DogeGemmArgs { out, weight, x, bias, n_rows, cols, begin, end, out_stride, x_stride };
+                    kernel!(self.gemm[task.weight.dtype()])(&args)
+                }
+                (Some(int), 1) => kernel!(self.gemv_int[int])(out, weight, x.cast(), bias, cols, begin, end),
+                (Some(int), n_rows) => {
+                    let (x, out_stride) = (x.cast(), outputs);
+                    let args = ffi::DogeGemmIntArgs { out, weight, x, bias, n_rows, cols, begin, end, out_stride };
+                    kernel!(self.gemm_int[int])(&args)
+                }
             }
         }
     }

@@ -53,6 +53,7 @@ pub struct Cpu {
 
 /// The form in which bf16 weights meet their input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Activations {
     /// f32: closest to the truth, and what golden data is held to.
     #[default]

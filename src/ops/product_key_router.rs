@@ -3,6 +3,7 @@ use crate::{ffi, Error, Result};
 
 /// Which router logits choose a token's experts (spec 6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Routing {
     /// The token's own: causal, and the same in a prompt as token by token.
     #[default]

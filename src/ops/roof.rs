@@ -6,6 +6,7 @@ use crate::{ffi, Dtype};
 /// What is multiplied with what. The discriminants are the contract's `DogePeakKind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum PeakKind {
     /// f32 with f32.
     F32 = ffi::DOGE_PEAK_F32,
@@ -22,6 +23,7 @@ impl PeakKind {
 
 /// How many runs of its words [`Cpu::read_words`] reads side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Streams {
     One = 1,
     Eight = 8,
@@ -29,6 +31,7 @@ pub enum Streams {
 
 /// One call of [`Cpu::peak`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeakRun {
     /// What ran: the level's best for the kind.
     pub instruction: &'static str,

@@ -162,8 +162,11 @@ fn entries(opened: &Opened, dtype: Dtype) -> Result<Vec<Entry>> {
 
 /// Length and JSON, padded so that the data begins at a multiple of [`ALIGN`].
 fn header(entries: &[Entry], dtype: Dtype, source: &Path) -> Vec<u8> {
-    let shapes: BTreeMap<&str, &[usize]> =
-        entries.iter().filter(|entry| entry.packed.is_some()).map(|entry| (&entry.name[..], &entry.shape[..])).collect();
+    let shapes: BTreeMap<&str, &[usize]> = entries
+        .iter()
+        .filter(|entry| entry.packed.is_some())
+        .map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
+        .collect();
     let source = source.file_name().unwrap_or(source.as_os_str()).to_string_lossy();
     let mut header = Map::new();
     header.insert(

@@ -39,6 +39,7 @@ pub struct Roof {
 
 /// Peak arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Peak {
     pub instruction: &'static str,
     /// Of all threads together. A product and its sum are two operations.

@@ -57,6 +57,7 @@ pub(super) fn kth_largest(scores: &[f32], k: usize, buffer: &mut Vec<f32>) -> f3
 ///
 /// transformers sums from the unlikely end and removes what stays within 1 - p, which is the same set. Only as much is
 /// sorted as is needed: the set is usually a few tokens out of a large vocabulary.
+#[expect(clippy::indexing_slicing, reason = "the loop's condition")]
 pub(super) fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
     let total: f64 = candidates.iter().map(|c| weight(c.score)).sum();
     let (mut sorted, mut step, mut sum) = (0, 256, 0.0);
@@ -93,7 +94,7 @@ pub(super) fn typical_p(candidates: &mut Vec<Candidate>, mass: f32) {
         sum >= f64::from(mass)
     });
     if let Some(last) = last {
-        let key = candidates[last].key;
+        let key = candidates.get(last).map_or(f32::INFINITY, |c| c.key);
         let kept = candidates.partition_point(|c| c.key <= key);
         candidates.truncate(kept);
     }

@@ -109,6 +109,7 @@ impl Sampler {
     ///
     /// # Errors
     /// As [`Sampler::sample`].
+    #[expect(clippy::indexing_slicing, reason = "one for each logit; candidates are places among them")]
     pub fn probabilities(&mut self, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Result<&[f32]> {
         self.probabilities.clear();
         self.probabilities.resize(logits.len(), 0.0);
@@ -161,6 +162,7 @@ impl Sampler {
     }
 
     /// Steps 1 to 3: fills `scores` and returns the largest, which is above negative infinity.
+    #[expect(clippy::indexing_slicing, reason = "saturating_sub of a length is no more than it")]
     fn penalise(&mut self, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Result<f32> {
         if logits.is_empty() || u32::try_from(logits.len()).is_err() {
             let why = format!("one per vocabulary entry, 1 to {}, are needed; there are {}", u32::MAX, logits.len());
@@ -231,6 +233,7 @@ fn at<T>(per_token: &mut [T], id: u32) -> Result<&mut T> {
 }
 
 /// Applies `rule(score, occurrences)` once to each token of `seen`. `counts` is zero before and after.
+#[expect(clippy::indexing_slicing, reason = "each token of `seen` was found to have a score")]
 fn for_each_token<'a>(
     seen: impl Iterator<Item = &'a u32> + Clone,
     counts: &mut [u32],

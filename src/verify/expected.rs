@@ -33,16 +33,15 @@ impl Expected {
             let (name, shape, data) = (name.to_string(), tensor.shape().to_vec(), tensor.data());
             match tensor.dtype() {
                 Stored::F32 => {
-                    let data = data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                    let data = numbers(data, f32::from_le_bytes);
                     expected.floats.insert(name, Array { shape, data });
                 }
                 Stored::I32 => {
-                    let data = data.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]).into()).collect();
+                    let data = numbers(data, |b| i32::from_le_bytes(b).into());
                     expected.ints.insert(name, Array { shape, data });
                 }
                 Stored::I64 => {
-                    let eight = |b: &[u8]| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-                    let data = data.chunks_exact(8).map(eight).collect();
+                    let data = numbers(data, i64::from_le_bytes);
                     expected.ints.insert(name, Array { shape, data });
                 }
                 other => return Err(bad(format!("tensor '{name}' has type {other:?}; f32, i32 and i64 are known"))),
@@ -74,4 +73,8 @@ impl<T> Array<T> {
         let index = at.iter().zip(lead).fold(0, |sum, (i, n)| sum * n + i);
         inside.then(|| self.data.get(index * row..(index + 1) * row)).flatten()
     }
+}
+
+fn numbers<const N: usize, T>(bytes: &[u8], number: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.chunks_exact(N).filter_map(|bytes| bytes.first_chunk()).map(|&bytes| number(bytes)).collect()
 }

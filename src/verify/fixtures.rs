@@ -46,10 +46,10 @@ pub fn tokenizer(folder: &Path, json: &Value, report: &mut CaseReport) -> Result
     }
     for case in list(json, "decode")? {
         let input = ids(case, "ids")?;
-        report.check("decode", same("with special tokens", &tokenizer.decode(&input, false)?[..], text(case, "text")?));
+        report.check("decode", same("with special tokens", tokenizer.decode(&input, false)?.as_str(), text(case, "text")?));
         report.check(
             "decode",
-            same("without special tokens", &tokenizer.decode(&input, true)?[..], text(case, "text_skip_special")?),
+            same("without special tokens", tokenizer.decode(&input, true)?.as_str(), text(case, "text_skip_special")?),
         );
     }
     for case in list(json, "stream")? {
@@ -64,7 +64,7 @@ pub fn tokenizer(folder: &Path, json: &Value, report: &mut CaseReport) -> Result
     }
     for (id, bytes) in list(json, "token_bytes_hex")?.iter().enumerate() {
         let ours: String = tokenizer.token_bytes(id as u32).iter().map(|byte| format!("{byte:02x}")).collect();
-        report.check("bytes", same("token bytes", Some(&ours[..]), bytes.as_str()));
+        report.check("bytes", same("token bytes", Some(ours.as_str()), bytes.as_str()));
     }
     let template = ChatTemplate::from_folder(folder, None)?;
     for case in list(json, "chat")? {
@@ -78,7 +78,7 @@ pub fn tokenizer(folder: &Path, json: &Value, report: &mut CaseReport) -> Result
             variables,
         };
         let rendered = template.render(&input)?;
-        report.check("chat", same("rendered", &rendered[..], text(case, "rendered")?));
+        report.check("chat", same("rendered", rendered.as_str(), text(case, "rendered")?));
         report.check("chat", same("ids", tokenizer.encode(&rendered, false, true)?, ids(case, "ids")?));
     }
     Ok(())
@@ -118,7 +118,7 @@ pub fn chat_model(folder: &Path, json: &Value, options: &VerifyOptions, report: 
     let model = options.place(Checkpoint::load(folder, &load)?)?;
     let stops = ids(json, "stop_tokens")?;
     for run in list(json, "runs")? {
-        let input = ChatInput { messages: list(run, "messages")?, add_generation_prompt: true, ..ChatInput::default() };
+        let input = ChatInput::new(list(run, "messages")?).add_generation_prompt(true);
         let prompt = tokenizer.encode(&template.render(&input)?, false, true)?;
         report.check("prompt", same("ids", &prompt, &ids(run, "prompt_ids")?));
 
@@ -128,11 +128,11 @@ pub fn chat_model(folder: &Path, json: &Value, options: &VerifyOptions, report: 
         let endless = greedy(&model, options, &prompt, ids(run, "greedy_ids_without_stop")?.len())?;
         report.check("greedy", same("ids", &endless, &ids(run, "greedy_ids_without_stop")?));
         let stop = endless.iter().position(|id| stops.contains(id));
-        let ours = &endless[..stop.map_or(endless.len(), |at| at + 1)];
+        let ours = stop.and_then(|at| endless.get(..=at)).unwrap_or(&endless);
         report.check("greedy", same("ids up to the stop", ours, &ids(run, "greedy_ids")?));
         report.check("greedy", same("finish", if stop.is_some() { "stop" } else { "length" }, text(run, "finish")?));
-        let shown = &ours[..stop.unwrap_or(ours.len())];
-        report.check("text", same("text", &tokenizer.decode(shown, true)?[..], text(run, "text")?));
+        let shown = stop.and_then(|at| ours.get(..at)).unwrap_or(ours);
+        report.check("text", same("text", tokenizer.decode(shown, true)?.as_str(), text(run, "text")?));
     }
     if options.dtype.is_some_and(Dtype::is_int) {
         report.unchecked.push("greedy ids: integer weights round too much for a model without training".into());

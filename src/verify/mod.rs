@@ -21,13 +21,14 @@ use std::{
 };
 
 use crate::{
-    model::{Checkpoint, Model},
+    model::{Checkpoint, Model, SessionOptions},
     ops::Cpu,
     Device, Dtype, Error, Result,
 };
 
-/// How to verify.
+/// How to verify. Made by [`VerifyOptions::new`] and the methods of the fields' names.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct VerifyOptions {
     pub cpu: Cpu,
     /// Where the models run; `cpu` then only chooses tokens.
@@ -40,6 +41,26 @@ pub struct VerifyOptions {
 }
 
 impl VerifyOptions {
+    /// On the CPU, with the weights as they are stored, in the blocks of a session that nobody has told otherwise.
+    pub fn new(cpu: Cpu) -> Self {
+        VerifyOptions { cpu, device: Device::Cpu, dtype: None, block: SessionOptions::default().block }
+    }
+
+    /// Sets [`VerifyOptions::device`].
+    pub fn device(self, device: Device) -> Self {
+        VerifyOptions { device, ..self }
+    }
+
+    /// Sets [`VerifyOptions::dtype`].
+    pub fn dtype(self, dtype: impl Into<Option<Dtype>>) -> Self {
+        VerifyOptions { dtype: dtype.into(), ..self }
+    }
+
+    /// Sets [`VerifyOptions::block`].
+    pub fn block(self, block: usize) -> Self {
+        VerifyOptions { block, ..self }
+    }
+
     fn place(&self, checkpoint: Checkpoint) -> Result<Model> {
         self.device.place(Model::new(checkpoint))
     }
@@ -47,6 +68,7 @@ impl VerifyOptions {
 
 /// One comparison of a case.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Largest error as a fraction of its budget.
     Error(f64),
@@ -69,6 +91,7 @@ impl Outcome {
 
 /// What became of one case.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct CaseReport {
     pub name: String,
     /// Comparisons by name, in the order made.

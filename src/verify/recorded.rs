@@ -31,7 +31,9 @@ fn append<T: Copy>(to: &mut Vec<Vec<T>>, layer: usize, rows: &[T]) {
     if to.len() <= layer {
         to.resize_with(layer + 1, Vec::new);
     }
-    to[layer].extend_from_slice(rows);
+    if let Some(of_layer) = to.get_mut(layer) {
+        of_layer.extend_from_slice(rows);
+    }
 }
 
 impl Observer for Recorded {

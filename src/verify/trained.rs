@@ -33,7 +33,7 @@ pub fn run(folder: &Path, json: &Value, options: &VerifyOptions, report: &mut Ca
         }
         let truth = ids(run, "greedy_ids")?;
         report.check("greedy", same(prompt, &greedy(&model, options, &ours, truth.len())?, &truth));
-        report.check("text", same(prompt, &tokenizer.decode(&truth, false)?[..], text(run, "text")?));
+        report.check("text", same(prompt, tokenizer.decode(&truth, false)?.as_str(), text(run, "text")?));
     }
     if rounded {
         report.unchecked.push("greedy ids and held-out loss: weights were rounded".into());

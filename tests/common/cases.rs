@@ -100,11 +100,6 @@ impl Random {
 /// The `[rows, cols]` numbers rounded to `dtype`, as stored bytes. Overflow is clamped to the largest finite number.
 pub fn stored(dtype: Dtype, layout: Layout, shape: [usize; 2], values: &[f32]) -> Vec<u8> {
     match dtype {
-        Dtype::Int8 | Dtype::Int4 => {
-            let clamped: Vec<f32> = values.iter().map(|x| x.clamp(f32::MIN, f32::MAX)).collect();
-            quantize::matrix("of a test", Float::F32, bytemuck::cast_slice(&clamped), shape, dtype, layout)
-                .expect("finite numbers")
-        }
         Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         Dtype::Bf16 => values
             .iter()
@@ -116,6 +111,11 @@ pub fn stored(dtype: Dtype, layout: Layout, shape: [usize; 2], values: &[f32]) -
             .map(|&x| half::f16::from_f32(x.clamp(half::f16::MIN.to_f32(), half::f16::MAX.to_f32())))
             .flat_map(|x| x.to_le_bytes())
             .collect(),
+        _ => {
+            let clamped: Vec<f32> = values.iter().map(|x| x.clamp(f32::MIN, f32::MAX)).collect();
+            quantize::matrix("of a test", Float::F32, bytemuck::cast_slice(&clamped), shape, dtype, layout)
+                .expect("finite numbers")
+        }
     }
 }
 
@@ -131,8 +131,8 @@ pub fn linear_layout(dtype: Dtype) -> Layout {
 /// The largest finite number of a stored format.
 pub fn largest(dtype: Dtype) -> f32 {
     match dtype {
-        Dtype::F32 | Dtype::Int8 | Dtype::Int4 => f32::MAX,
         Dtype::Bf16 => half::bf16::MAX.to_f32(),
         Dtype::F16 => half::f16::MAX.to_f32(),
+        _ => f32::MAX,
     }
 }

@@ -34,7 +34,7 @@ fn cpu() -> Cpu {
 /// Runs every case under `name`, a folder of the package, in which tests run.
 fn verify_on_the_gpu(name: &str, dtype: Option<Dtype>, block: usize, seed: u32) -> usize {
     emulator::schedule(seed);
-    let options = verify::VerifyOptions { cpu: cpu(), device: Device::Cuda(emulator::device()), dtype, block };
+    let options = verify::VerifyOptions::new(cpu()).device(Device::Cuda(emulator::device())).dtype(dtype).block(block);
     let mut wrong = Vec::new();
     let reports = verify::run(Path::new(name), &options, |report| {
         if !report.passed() {

@@ -158,7 +158,7 @@ impl<'a> Chat<'a> {
     /// Makes `text` and `ids` the prompt for the next answer. Where the rendered conversation begins with what the
     /// sequence holds, it is only extended; a template that rewrites the past gets a new sequence.
     fn take_in(&mut self) -> Result<(), Failure> {
-        let input = ChatInput { messages: &self.messages, add_generation_prompt: true, ..ChatInput::default() };
+        let input = ChatInput::new(&self.messages).add_generation_prompt(true);
         let rendered = self.template.render(&input)?;
         if !rendered.starts_with(&self.text) {
             self.forget()?;

@@ -151,7 +151,6 @@ pub fn device(word: DeviceWord, quiet: bool) -> Result<Device, Failure> {
 pub fn place(checkpoint: Checkpoint, device: &Device, word: DeviceWord, quiet: bool) -> Result<Model, Failure> {
     let model = Model::new(checkpoint);
     match device {
-        Device::Cpu => Ok(model),
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => {
             let placed = model.on(device, |done, all| {
@@ -172,6 +171,7 @@ pub fn place(checkpoint: Checkpoint, device: &Device, word: DeviceWord, quiet: b
                 placed => Ok(placed?),
             }
         }
+        other => Ok(other.place(model)?),
     }
 }
 

@@ -1,4 +1,5 @@
 //! The command `doge`. Text and data go to stdout, everything else to stderr.
+#![forbid(unsafe_code)]
 
 mod bench;
 mod chat;

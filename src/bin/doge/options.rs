@@ -85,7 +85,7 @@ pub fn activations_of(model: &Model, form: Activations) -> &'static str {
         (Dtype::Int8 | Dtype::Int4, _) if model.is_on_device() => "f32",
         (Dtype::Int8 | Dtype::Int4, _) => "int8",
         (Dtype::Bf16, Activations::Bf16) => "bf16",
-        (Dtype::F32 | Dtype::F16 | Dtype::Bf16, _) => "f32",
+        _ => "f32",
     }
 }
 

@@ -81,11 +81,9 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let threads = args.cpu.asked_threads().count(Work::Block, &model, kernels, form)?;
     let base_cpu = Cpu::new(kernels, Arc::new(Pool::new(threads)?));
     let cpu = base_cpu.clone().with_activations(form);
-    let windows = Windows {
-        window: args.window as usize,
-        stride: args.stride.unwrap_or(args.window) as usize,
-        count: args.windows.map_or(usize::MAX, |n| n as usize),
-    };
+    let windows = Windows::of(args.window as usize)
+        .stride(args.stride.unwrap_or(args.window) as usize)
+        .count(args.windows.map_or(usize::MAX, |n| n as usize));
     let options = SessionOptions::default().kv_dtype(args.kv_dtype);
     let result = match args.kl_base {
         None => Measured { nll: perplexity::score(&model, &cpu, &ids, windows, options)?, beside: None },

@@ -8,7 +8,6 @@ use std::{
 
 use clap::Args;
 use doge_engine::{
-    model::SessionOptions,
     verify::{self, VerifyOptions},
     Dtype,
 };
@@ -38,12 +37,7 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let Some(cpu) = args.cpu.asked_threads().cpu_of_any_model(kernels, form) else {
         return Err(Failure::Usage("auto chooses threads for one model, and verify runs many: give a number".into()));
     };
-    let options = VerifyOptions {
-        device: engine::device(args.cpu.device, false)?,
-        cpu: cpu?,
-        dtype: args.dtype,
-        block: SessionOptions::default().block,
-    };
+    let options = VerifyOptions::new(cpu?).device(engine::device(args.cpu.device, false)?).dtype(args.dtype);
     let mut written = Ok(());
     let reports = verify::run(&args.dir, &options, |report| {
         if written.is_ok() {

@@ -100,7 +100,7 @@ impl Session {
         session.reserve(tokens)?;
         if logits != 0 {
             session.scratch.reserve(0, 1, model.checkpoint(), cpu)?;
-            from.floats(&mut session.scratch.logits[..vocab_size])?;
+            from.floats(session.scratch.logits.get_mut(..vocab_size).unwrap_or_default())?;
             session.has_logits = true;
         }
         for layer in &mut session.layers {
@@ -157,7 +157,7 @@ impl<'a> Reader<'a> {
 
     pub fn words(&mut self, n: usize) -> Result<impl Iterator<Item = u32> + Clone + 'a> {
         let bytes = self.take(n.saturating_mul(4))?;
-        Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+        Ok(bytes.chunks_exact(4).filter_map(|word| word.first_chunk()).map(|&word| u32::from_le_bytes(word)))
     }
 
     pub fn floats(&mut self, out: &mut [f32]) -> Result<()> {

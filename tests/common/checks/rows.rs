@@ -55,7 +55,7 @@ fn infinity(dtype: Dtype) -> Option<Vec<u8>> {
         Dtype::F32 => Some(f32::INFINITY.to_le_bytes().to_vec()),
         Dtype::Bf16 => Some(half::bf16::INFINITY.to_le_bytes().to_vec()),
         Dtype::F16 => Some(half::f16::INFINITY.to_le_bytes().to_vec()),
-        Dtype::Int8 | Dtype::Int4 => None,
+        _ => None,
     }
 }
 

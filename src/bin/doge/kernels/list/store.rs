@@ -116,7 +116,7 @@ impl Store {
                 self.of(bytemuck::cast_slice(&numbers.iter().map(|&x| half::bf16::from_f32(x)).collect::<Vec<_>>()))?
             }
             Dtype::F16 => self.of(bytemuck::cast_slice(&numbers.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>()))?,
-            Dtype::Int8 | Dtype::Int4 => {
+            _ => {
                 let from = bytemuck::cast_slice(&numbers);
                 self.of(&quantize::matrix("random", Float::F32, from, [rows, cols], dtype, layout)?)?
             }
