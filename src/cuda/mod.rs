@@ -17,6 +17,7 @@ mod kept;
 mod key_lists;
 mod linear;
 mod ops;
+mod recorded;
 mod roof;
 mod scratch;
 mod sequence;
@@ -28,6 +29,7 @@ pub use buffer::{Buffer, Rows};
 pub use device::{Device, MISSING_KERNELS};
 pub use linear::{DeviceMatrix, Projection};
 pub use ops::{Experts, Residual};
+pub use recorded::Recorded;
 pub use sequence::{Run, Sequence};
 pub use weights::DeviceWeights;
 
