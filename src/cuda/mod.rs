@@ -12,6 +12,7 @@ mod attention;
 mod buffer;
 mod device;
 mod forward;
+mod full_sets;
 mod images;
 mod kept;
 mod key_lists;
@@ -27,6 +28,7 @@ mod window;
 
 pub use buffer::{Buffer, Rows};
 pub use device::{Device, MISSING_KERNELS};
+pub use full_sets::{FullSets, LayerShape};
 pub use linear::{DeviceMatrix, Projection};
 pub use ops::{Experts, Residual};
 pub use recorded::Recorded;

@@ -1,6 +1,9 @@
 //! What a device can do at best: copies of its memory, reads of its L2 cache, its two ways to multiply.
 
-use super::{buffer::Buffer, device::Device, device::Kernel};
+use super::{
+    buffer::Buffer,
+    device::{Device, Kernel},
+};
 use crate::{ffi, ops::PeakKind, Error, Result};
 
 /// Copies between two looks at the clock: enough that a launch is nothing beside them.
@@ -16,34 +19,42 @@ const THREADS: usize = ffi::DOGE_CUDA_THREADS as usize;
 const FMA: usize = 8 * 2;
 const MMA: usize = 8 * 2 * 16 * 16 * 8;
 
-/// One launch of a loop.
+/// A loop that a kernel makes over `words`.
 struct Loop<'a> {
+    device: &'a Device,
     kernel: &'a Kernel,
+    words: Buffer<u32>,
     out: Buffer<u32>,
-    words: &'a Buffer<u32>,
     blocks: usize,
 }
 
-impl Loop<'_> {
-    fn run(&mut self, device: &Device, rounds: u32) -> Result<f64> {
-        let args = ffi::DogeCudaRoofArgs {
-            out: self.out.ptr_mut(),
-            words: self.words.ptr(),
-            n_words: self.words.len() / 4 * 4,
-            n_blocks: self.blocks as u32,
-            rounds,
-        };
-        // SAFETY: `out` has a word for each thread of the grid, `words` what `n_words` says, two at least.
-        device.seconds(|| unsafe { device.launch(self.kernel, [self.blocks, 1, 1], &args) })
+impl<'a> Loop<'a> {
+    /// Runs one round, whose results `is_right` judges.
+    fn new(device: &'a Device, kernel: &'a Kernel, words: &[u32], is_right: impl Fn(&[u32]) -> bool) -> Result<Self> {
+        let (words, blocks) = (Buffer::from_slice(device, words)?, BLOCKS * device.multiprocessors()?);
+        let mut new = Loop { device, kernel, words, out: Buffer::zeros(device, blocks * THREADS)?, blocks };
+        new.run(1)?;
+        if !is_right(&new.out.to_vec()?) {
+            return Err(Error::Device { what: kernel.name, why: "its result is wrong".into() });
+        }
+        Ok(new)
     }
 
-    /// Seconds of a round.
-    fn seconds(&mut self, device: &Device) -> Result<f64> {
+    /// Seconds of `rounds` rounds.
+    fn run(&mut self, rounds: u32) -> Result<f64> {
+        let (out, words, n_words) = (self.out.ptr_mut(), self.words.ptr(), self.words.len());
+        let args = ffi::DogeCudaRoofArgs { out, words, n_words, n_blocks: self.blocks as u32, rounds };
+        // SAFETY: `out` has a word for each thread of the grid; `words` are a multiple of 4, and not none.
+        self.device.seconds(|| unsafe { self.device.launch(self.kernel, [self.blocks, 1, 1], &args) })
+    }
+
+    /// Seconds of a round, in a run that is long enough for the clock.
+    fn seconds(&mut self) -> Result<f64> {
         let mut rounds = 1;
         loop {
-            let seconds = self.run(device, rounds)?;
+            let seconds = self.run(rounds)?;
             if seconds >= SECONDS || rounds > u32::MAX / 2 {
-                return Ok(seconds / f64::from(rounds));
+                return Ok(seconds.max(1e-9) / f64::from(rounds));
             }
             rounds *= 2;
         }
@@ -64,43 +75,38 @@ impl Device {
         Ok((2 * bytes * COPIES) as f64 / seconds.max(1e-9))
     }
 
-    /// Bytes a second that all multiprocessors together read of `words`, over and over.
+    /// Bytes a second that all multiprocessors together read of a buffer of `bytes`, over and over.
     ///
     /// # Errors
-    /// As [`Device::copy_bandwidth`]; [`Error::BadArgument`] for fewer than 4 words.
-    pub fn read_bandwidth(&self, words: &Buffer<u32>) -> Result<f64> {
-        let bytes = words.len() / 4 * 16;
-        Ok(bytes as f64 / self.roof(&self.table().roof_read, words)?.seconds(self)?.max(1e-12))
+    /// As [`Device::copy_bandwidth`]; [`Error::Device`] also if they read something else.
+    pub fn read_bandwidth(&self, bytes: usize) -> Result<f64> {
+        let words: Vec<u32> = (0..bytes.div_ceil(16).max(1) as u32 * 4).map(|i| i.wrapping_mul(0x9e37_79b9)).collect();
+        let all = |words: &[u32]| words.iter().fold(0, |all, word| all ^ word);
+        let mut roof = Loop::new(self, &self.table().roof_read, &words, |out| all(out) == all(&words))?;
+        Ok((4 * words.len()) as f64 / roof.seconds()?)
     }
 
-    /// Operations a second of the kernels' best instruction; a product and its sum are two. The kernels widen whole numbers to
-    /// f32, so that is their peak too.
+    /// Operations a second of the kernels' best instruction; a product and its sum are two. Kernels of whole numbers widen them
+    /// to f32, so that its peak is theirs.
     ///
     /// # Errors
-    /// As [`Device::copy_bandwidth`].
+    /// As [`Device::read_bandwidth`].
     pub fn peak(&self, kind: PeakKind) -> Result<f64> {
-        let words = Buffer::from_slice(self, &[0, 0, 0, 0])?;
-        let (kernel, of_a_block) = match kind {
-            PeakKind::Bf16 => (&self.table().roof_mma, MMA * THREADS / 32),
-            PeakKind::F32 | PeakKind::Int8 => (&self.table().roof_fma, FMA * THREADS),
+        // Ones everywhere: the sums of the first round are known.
+        let one = 1.0f32.to_bits();
+        let (kernel, word, sum, of_a_block) = match kind {
+            PeakKind::Bf16 => (&self.table().roof_mma, one | one >> 16, 8.0 * 4.0 * 16.0, MMA * THREADS / 32),
+            PeakKind::F32 | PeakKind::Int8 => (&self.table().roof_fma, one, 28.0 + 8.0, FMA * THREADS),
         };
-        let mut roof = self.roof(kernel, &words)?;
-        Ok((of_a_block * roof.blocks) as f64 / roof.seconds(self)?.max(1e-12))
+        let mut roof = Loop::new(self, kernel, &[word; 4], |out| out.iter().all(|&bits| f32::from_bits(bits) == sum))?;
+        Ok((of_a_block * roof.blocks) as f64 / roof.seconds()?)
     }
 
     /// What [`Device::peak`] measures.
     pub fn peak_instruction(kind: PeakKind) -> &'static str {
         match kind {
-            PeakKind::Bf16 => "mma.m16n8k16.bf16",
-            PeakKind::F32 | PeakKind::Int8 => "fma.f32",
+            PeakKind::Bf16 => "mma bf16",
+            PeakKind::F32 | PeakKind::Int8 => "fma f32",
         }
-    }
-
-    fn roof<'a>(&self, kernel: &'a Kernel, words: &'a Buffer<u32>) -> Result<Loop<'a>> {
-        if words.len() < 4 {
-            return Err(Error::BadArgument { what: "roof: words", why: format!("are {}; 4 are the fewest", words.len()) });
-        }
-        let blocks = BLOCKS * self.multiprocessors()?;
-        Ok(Loop { kernel, out: Buffer::zeros(self, blocks * THREADS)?, words, blocks })
     }
 }
