@@ -8,9 +8,14 @@ use crate::{Error, Result};
 /// Several calls of a job in one graph, and the job, whose buffers the graph names.
 pub struct Recorded<J> {
     // Dropped before the job.
+    graph: Replayed,
+    job: J,
+}
+
+/// A graph, and the device that runs it.
+struct Replayed {
     graph: CudaGraph,
     device: Device,
-    job: J,
 }
 
 impl<J> Recorded<J> {
@@ -27,7 +32,7 @@ impl<J> Recorded<J> {
         let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed("ending a graph"));
         recorded?;
         let empty = || Error::Device { what: "ending a graph", why: "the driver gave none".into() };
-        Ok(Recorded { graph: graph?.ok_or_else(empty)?, device: device.clone(), job })
+        Ok(Recorded { graph: Replayed { graph: graph?.ok_or_else(empty)?, device: device.clone() }, job })
     }
 
     /// Seconds of `replays` replays, between two events around them.
@@ -35,18 +40,24 @@ impl<J> Recorded<J> {
     /// # Errors
     /// [`Error::Device`].
     pub fn seconds(&mut self, replays: usize) -> Result<f64> {
-        self.device.seconds(|| {
-            let replay = |_| self.graph.launch().map_err(failed("replaying a graph"));
+        let Replayed { graph, device } = &self.graph;
+        device.seconds(|| {
+            let replay = |_| graph.launch().map_err(failed("replaying a graph"));
             (0..replays).try_for_each(replay)
         })
     }
 
-    pub fn job(&self) -> &J {
-        &self.job
+    /// The job, when nothing runs it any more.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn into_job(self) -> Result<J> {
+        self.graph.device.synchronize()?;
+        Ok(self.job)
     }
 }
 
-impl<J> Drop for Recorded<J> {
+impl Drop for Replayed {
     /// Buffers are freed in the stream's order; a graph must not be running when it goes.
     fn drop(&mut self) {
         let _ = self.device.synchronize();

@@ -14,8 +14,9 @@ use super::{
 };
 use crate::failure::Failure;
 
-/// Calls of a graph at least: a replay costs the host some microseconds.
-const CALLS: usize = 32;
+/// A replay costs the host some microseconds: a graph that takes less than this many seconds gets more calls.
+const REPLAY: f64 = 1e-3;
+const CALLS: usize = 64;
 /// More copies than this would be copies of small things, whose launch takes longer than reading them from wherever they are.
 const COPIES: usize = 512;
 /// Of the smallest working set whose reading is measured.
@@ -104,13 +105,18 @@ impl Bench for Gpu<'_> {
             },
             working_set: copies * cost.bytes,
         };
-        let calls = copies * CALLS.div_ceil(copies);
-        let inputs = Inputs { device: gpu.clone(), job, copies };
-        let graph = Recorded::new(gpu, inputs, calls, |inputs, call| {
-            let Inputs { device, job, copies } = inputs;
-            job.run(device, call % *copies)
-        })?;
-        group(what, &mut Replays { graph, calls }, &mut self.roofs, plan, None).map(Some)
+        let recorded = |inputs, calls| {
+            let graph = Recorded::new(gpu, inputs, calls, |inputs: &mut Inputs, call| {
+                let Inputs { device, job, copies } = inputs;
+                job.run(device, call % *copies)
+            });
+            Ok::<_, Failure>(Replays { graph: graph?, calls })
+        };
+        let mut replays = recorded(Inputs { device: gpu.clone(), job, copies }, copies)?;
+        if copies < CALLS && replays.run(1)? < REPLAY {
+            replays = recorded(replays.graph.into_job()?, copies * CALLS.div_ceil(copies))?;
+        }
+        group(what, &mut replays, &mut self.roofs, plan, None).map(Some)
     }
 }
 
