@@ -385,6 +385,10 @@ typedef struct {
    0
    */
   int32_t reserved;
+  /*
+   Format of K and V in memory: "f32", "bf16" or "f16". NULL: f32, exact. With 16 bits, tokens far into a text come faster.
+   */
+  const char *kv_dtype;
 } DogeSessionOptions;
 
 #ifdef __cplusplus

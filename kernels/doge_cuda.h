@@ -87,6 +87,14 @@ typedef struct DogeCudaGemmArgs {
   uint32_t n_rows, cols, x_stride;
 } DogeCudaGemmArgs;
 
+/* The doge_roof_* kernels, which measure the device; kernels/cuda/roof.cu says what each leaves in `out`. */
+typedef struct DogeCudaRoofArgs {
+  uint32_t *out;         /* [n_blocks][DOGE_CUDA_THREADS] */
+  const uint32_t *words; /* [n_words]; a multiple of 4 for doge_roof_read, else 2 or more */
+  size_t n_words;
+  uint32_t n_blocks, rounds;
+} DogeCudaRoofArgs;
+
 /* Rows of q and k: rms_norm over each head if its weight is not NULL (spec 4.2), then the half rotation (spec 4.3). */
 typedef struct DogeCudaRopeArgs {
   float *q, *k;                       /* [n_rows][q_stride], [n_rows][k_stride], in place */

@@ -13,7 +13,7 @@ use doge_engine::{
     model::{LoadOptions, Model, Session, SessionOptions},
     ops::Cpu,
     pool::Pool,
-    Kernels,
+    Float, Kernels,
 };
 
 const PROMPT: [u32; 7] = [0, 597, 49, 41, 51, 18, 203];

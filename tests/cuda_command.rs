@@ -45,6 +45,49 @@ fn failures_of_the_gpu_have_names() {
     fails("cuda", &[("DOGE_CUDA_KERNELS", "/nowhere")], "/nowhere");
 }
 
+/// Every operation that a GPU runs by itself, checked and timed, hot and cold; what it does not is named.
+#[test]
+fn kernels_are_measured_on_the_gpu() {
+    let args = ["kernels", "--device", "cuda", "--preset", "20m-moe", "-o", "json", "--mode"];
+    let rows = |mode: &str, more: &[&str]| {
+        // Copies of 64 MiB, not of 256.
+        let output = doge(&[&args[..], &[mode], more].concat(), &[("DOGE_EMULATOR_MEMORY", "268435456")]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{stderr}");
+        (serde_json::from_slice::<Vec<serde_json::Value>>(&output.stdout).unwrap(), stderr)
+    };
+    let (hot, stderr) = rows("hot", &["-r", "1", "--dtype", "f32,bf16,int8", "--shape", "1x256,256x512,32x256x512,1x512,16x256"]);
+    let ops: std::collections::BTreeSet<&str> = hot.iter().map(|row| row["op"].as_str().unwrap()).collect();
+    let all = [
+        "dynamic_mask_attention",
+        "embed_row",
+        "expert_mix",
+        "gated_activation",
+        "gemm",
+        "gemm_bf16",
+        "gemm_int",
+        "gemv",
+        "gemv_int",
+        "residual_rms_norm",
+        "rms_norm",
+    ];
+    assert_eq!(ops.into_iter().collect::<Vec<_>>(), all);
+    for op in ["qk_norm", "rope", "mask_score", "quantize_row", "round_row", "product_key_router", "argmax"] {
+        assert!(stderr.contains(op), "{op}: {stderr}");
+    }
+    for row in &hot {
+        assert_eq!((&row["isa"], &row["mode"]), (&"cuda".into(), &"hot".into()), "{row}");
+        assert!(row["percent_of_roof"].as_f64().unwrap() > 0.0 && row["groups"].as_array().unwrap().len() == 1, "{row}");
+    }
+    let gemm_bf16 = hot.iter().find(|row| row["op"] == "gemm_bf16").unwrap();
+    assert!(["bytes", "operations"].contains(&gemm_bf16["roof"]["of"].as_str().unwrap()), "{gemm_bf16}");
+
+    let (cold, _) = rows("cold", &["-r", "2", "--op", "embed_row", "--dtype", "f32", "--shape", "512x256"]);
+    assert!(cold[0]["working_set_bytes"].as_f64() >= Some(2.0 * cold[0]["bytes"].as_f64().unwrap()), "{}", cold[0]);
+    assert_eq!((cold.len(), cold[0]["groups"].as_array().unwrap().len()), (1, 2));
+    assert_eq!(cold[0]["roof"]["name"], "memory, copied");
+}
+
 /// As on a machine without a GPU: `auto` is the CPU, `cuda` says what is missing, of a build and of a machine.
 #[test]
 fn without_a_driver_the_command_says_so() {

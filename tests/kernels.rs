@@ -84,18 +84,27 @@ const ROWS: &str = "kernels --op rms_norm,gemv --dtype f32,int8 --preset 20m --s
 fn check_row(row: &Value, mode: &str) {
     let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row}"));
     assert_eq!(row["mode"], mode);
-    let seconds = &row["seconds"];
-    let mut samples: Vec<f64> = seconds["samples"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
-    samples.sort_by(f64::total_cmp);
-    assert_eq!((samples.len(), seconds["median"].as_f64()), (3, Some(samples[1])), "{seconds}");
+    let floats = |value: &Value| value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<f64>>();
     let close = |got: f64, want: f64| (got / want - 1.0).abs() < 1e-9;
+    // Three groups of one sample.
+    let (seconds, groups) = (&row["seconds"], row["groups"].as_array().unwrap());
+    let amount = if row["roof"]["of"] == "bytes" { number("bytes") } else { number("operations") };
+    let (mut samples, mut percents) = (floats(&seconds["samples"]), Vec::new());
+    for (group, sample) in groups.iter().zip(&samples) {
+        assert_eq!(floats(&group["samples"]), [*sample], "{group}");
+        let roof = |key: &str| group[key].as_f64().unwrap();
+        let mean = (roof("per_second_before") + roof("per_second_after")) / 2.0;
+        percents.push(100.0 * amount / mean / sample);
+    }
+    samples.sort_by(f64::total_cmp);
+    percents.sort_by(f64::total_cmp);
+    assert_eq!((groups.len(), samples.len(), seconds["median"].as_f64()), (3, 3, Some(samples[1])), "{seconds}");
+    assert!(close(seconds["spread"].as_f64().unwrap(), (samples[2] - samples[0]) / 2.0), "{seconds}");
+    assert!(close(number("percent_of_roof"), percents[1]), "{row}");
+    assert!(number("percent_spread") >= (percents[2] - percents[0]) / 2.0 * (1.0 - 1e-9), "{row}");
     assert!(close(number("gb_per_second"), number("bytes") / samples[1] / 1e9), "{row}");
     assert!(close(number("gop_per_second"), number("operations") / samples[1] / 1e9), "{row}");
     assert!(close(number("operations_per_byte"), number("operations") / number("bytes")), "{row}");
-    assert!(close(number("percent_of_roof"), 100.0 * number("roof_seconds") / samples[1]), "{row}");
-    let roof = |key: &str| row["roof"][key].as_f64().unwrap();
-    let amount = if row["roof"]["of"] == "bytes" { number("bytes") } else { number("operations") };
-    assert!(close(number("roof_seconds"), amount / (roof("per_second_before") + roof("per_second_after")) * 2.0), "{row}");
     assert!(number("working_set_bytes") >= number("bytes"), "{row}");
     assert!(row["machine"].get("cpu").is_some() && row.get("counts").is_some() && row.get("commit").is_some());
 }
@@ -139,7 +148,7 @@ fn a_regression_is_an_exit_code() {
     let rows = stdout("kernels --op argmax --mode hot --preset 20m -r 5 -q -o json");
     // Hundreds of times faster then, on the same machine: no noise explains that.
     let slower = compared(folder.path(), &rows, |row| {
-        row["seconds"] = serde_json::json!({"median": row["seconds"]["median"].as_f64().unwrap() / 500.0, "mad": 0.0});
+        row["seconds"] = serde_json::json!({"median": row["seconds"]["median"].as_f64().unwrap() / 500.0, "spread": 0.0});
         row["percent_of_roof"] = (row["percent_of_roof"].as_f64().unwrap() * 500.0).into();
     });
     let (json, stderr) = (String::from_utf8_lossy(&slower.stdout), String::from_utf8_lossy(&slower.stderr));
@@ -150,7 +159,7 @@ fn a_regression_is_an_exit_code() {
 
     // Ten thousand times slower then.
     let faster = compared(folder.path(), &rows, |row| {
-        row["seconds"] = serde_json::json!({"median": row["seconds"]["median"].as_f64().unwrap() * 1e4, "mad": 0.0});
+        row["seconds"] = serde_json::json!({"median": row["seconds"]["median"].as_f64().unwrap() * 1e4, "spread": 0.0});
         row["percent_of_roof"] = 0.001.into();
     });
     assert_eq!(faster.status.code(), Some(0), "{}", String::from_utf8_lossy(&faster.stderr));

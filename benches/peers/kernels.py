@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Single kernels of doge beside PyTorch's: the same shapes and threads, turn by turn, inputs that stay in the caches.
+"""Single kernels of doge beside PyTorch's, oneDNN's and the gemm crate's: the same shapes and threads, turn by turn, inputs
+that stay in the caches.
 
-PyTorch gets a Python environment of its own under target/peers, or the one that --venv names. Ratios are taken within a
-round. gemm of int8: doge's rows of x are quantised beforehand, PyTorch's in the call. Writes
-benches/results/kernels-peers.md.
+Every peer is set up in a folder of its own under target/peers: PyTorch (or the environment that --venv names) and oneDNN
+from PyPI, the gemm crate by cargo. Ratios are taken within a round; above 1, doge is faster. gemm of int8: doge's rows of x
+are quantised beforehand (a scale for each 32), so are oneDNN's (one scale), PyTorch's in the call. oneDNN has its weights in
+the layout it likes best. Writes benches/results/kernels-peers.md.
 """
 
 import argparse
@@ -14,15 +16,42 @@ import pathlib
 import statistics
 
 from engine import HERE, REPOSITORY
-from environment import Environment, run
+from environment import Environment, Missing, run
 
 OPS = "rms_norm,gemv,gemm,dynamic_mask_attention,product_key_router,expert_mix"
-SHAPES = "1x1024,1024x2048,512x1024x2048,1x2048,1x8192,512x512,128x64,64x1024"
+GEMM = ["32x1024x2048", "512x1024x2048", "512x2048x1024"]
+SHAPES = ["1x1024", "1024x2048", *GEMM, "1x2048", "1x8192", "512x512", "128x64", "64x1024"]
 
 
 def doge(options):
-    command = [options.doge, "kernels", "--op", OPS, "--shape", SHAPES, "--mode", "hot", "-t", options.threads, "-q", "-o", "json"]
-    return json.loads(run(command))
+    what = ["--op", OPS, "--shape", ",".join(SHAPES), "--dtype", "f32,bf16,int8", "--mode", "hot", "-t", options.threads]
+    return [options.doge, "kernels", *what, "-q", "-o", "json"]
+
+
+def torch(options):
+    environment = Environment(options.work, "kernels", ["torch"], options.venv)
+    environment.make()
+    return [environment.python, HERE / "worker_kernels.py", options.threads, *GEMM]
+
+
+def onednn(options):
+    """Its library and headers are wheels: the last ones for the OpenMP of GCC."""
+    packages = [f"{name}==2023.2.0" for name in ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")]
+    environment = Environment(options.work, "onednn", packages, None)
+    environment.make()
+    libraries, program = environment.folder / "lib", environment.folder / "bin" / "onednn"
+    compiler = [os.environ.get("CXX", "c++"), "-O2", "-fopenmp", "-I", environment.folder / "include"]
+    run([*compiler, HERE / "onednn.cpp", libraries / "libdnnl.so.3", f"-Wl,-rpath,{libraries}", "-o", program])
+    return [program, options.threads, *GEMM]
+
+
+def gemm_crate(options):
+    package, target = HERE / "gemm_crate", options.work / "gemm_crate"
+    run(["cargo", "build", "--quiet", "--release", "--manifest-path", package / "Cargo.toml", "--target-dir", target])
+    return [target / "release" / "gemm-crate", options.threads, *GEMM]
+
+
+PEERS = {"torch": torch, "oneDNN": onednn, "gemm crate": gemm_crate}
 
 
 def main():
@@ -35,37 +64,48 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "benches" / "results" / "kernels-peers.md")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    torch = Environment(options.work, "kernels", ["torch"], options.venv)
-    torch.make()
 
-    rounds = []
+    commands, missing = {"doge": doge(options)}, {}
+    for name, set_up in PEERS.items():
+        try:
+            commands[name] = set_up(options)
+        except Missing as why:
+            missing[name] = why
+    # Each round begins with another one.
+    names, rounds = list(commands), []
     for turn in range(options.rounds):
-        turns = [lambda: doge(options), lambda: json.loads(run([torch.python, HERE / "worker_kernels.py", options.threads]))]
-        if turn % 2:
-            theirs, ours = turns[1](), turns[0]()
-        else:
-            ours, theirs = turns[0](), turns[1]()
-        rounds.append(({f"{row['op']}/{row['dtype']}/{row['shape']}": row for row in ours}, theirs))
-
-    first, theirs = rounds[0]
-    any_row = next(iter(first.values()))
-    middle = lambda values: statistics.median(values)
-    lines = ["# Kernels beside PyTorch", "", __doc__.split("\n\n")[0], ""]
-    commit = (any_row["commit"] or "")[:12]
-    facts = f"{any_row['machine']['cpu']}, {options.threads} threads, {any_row['isa']}, {options.rounds} rounds, {datetime.date.today()}"
-    lines += [f"{facts}, commit {commit}, torch {theirs['torch']}.", ""]
-    lines += ["| kernel | doge, µs | % of roof | torch, µs | × torch | in the rounds |", "|---|---:|---:|---:|---:|---|"]
-    for name in theirs["seconds"]:
-        mine = [ours[name]["seconds"]["median"] for ours, _ in rounds]
-        peer = [theirs["seconds"][name] for _, theirs in rounds]
-        ratios = [b / a for a, b in zip(mine, peer)]
-        roof = middle([ours[name]["percent_of_roof"] for ours, _ in rounds])
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        lines.append(
-            f"| {name} | {middle(mine) * 1e6:.2f} | {roof:.0f} | {middle(peer) * 1e6:.2f} | {middle(ratios):.2f} | {spread} |"
-        )
-    options.out.write_text("\n".join(lines) + "\n")
+        turn %= len(names)
+        answers = {name: json.loads(run(commands[name])) for name in names[turn:] + names[:turn]}
+        answers["doge"] = {f"{row['op']}/{row['dtype']}/{row['shape']}": row for row in answers["doge"]}
+        rounds.append(answers)
+    options.out.write_text("\n".join(report(rounds, names[1:], missing, options)) + "\n")
     print(options.out.read_text())
+
+
+def report(rounds, peers, missing, options):
+    first = rounds[0]
+    any_row = next(iter(first["doge"].values()))
+    facts = f"{any_row['machine']['cpu']}, {options.threads} threads, {any_row['isa']}, {options.rounds} rounds, {datetime.date.today()}"
+    versions = [f"{peer} {first[peer]['version']}" for peer in peers]
+    lines = ["# Kernels beside others", "", *__doc__.strip().splitlines(), ""]
+    lines += [", ".join([facts, f"commit {(any_row['commit'] or '')[:12]}", *versions]) + ".", ""]
+    lines += [f"{name} is missing: {why}." for name, why in missing.items()]
+    lines += ["| kernel | doge, µs | % of roof |" + "".join(f" {peer}, µs | × {peer} |" for peer in peers)]
+    lines += ["|---|---:|---:|" + "---:|---|" * len(peers)]
+    for name in dict.fromkeys(name for peer in peers for name in first[peer]["seconds"]):
+        mine = [answers["doge"][name]["seconds"]["median"] for answers in rounds]
+        roof = statistics.median(answers["doge"][name]["percent_of_roof"] for answers in rounds)
+        line = f"| {name} | {statistics.median(mine) * 1e6:.2f} | {roof:.0f} |"
+        for peer in peers:
+            theirs = [answers[peer]["seconds"].get(name) for answers in rounds]
+            if None in theirs:
+                line += " | |"
+                continue
+            ratios = [b / a for a, b in zip(mine, theirs)]
+            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            line += f" {statistics.median(theirs) * 1e6:.2f} | {spread} |"
+        lines.append(line)
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""PyTorch's answer to each kernel of kernels.py: prints {name: seconds of a call}. Needs torch."""
+"""PyTorch's answer to each kernel of kernels.py: worker_kernels.py THREADS ROWSxCOLSxOUTPUTS... prints
+{"version": ..., "seconds": {name: of a call}}. Needs torch."""
 
 import json
 import statistics
@@ -28,16 +29,16 @@ def timed(call):
     return statistics.median(samples)
 
 
-def linear(rows, dtype):
-    x, weight = torch.randn(rows, H, dtype=dtype), torch.randn(I, H, dtype=dtype)
+def linear(rows, cols, outputs, dtype):
+    x, weight = torch.randn(rows, cols, dtype=dtype), torch.randn(outputs, cols, dtype=dtype)
     return lambda: F.linear(x, weight)
 
 
-def linear_int8(rows):
+def linear_int8(rows, cols, outputs):
     """Weights in int8, x quantised in the call: PyTorch has no other way."""
-    layer = torch.nn.Sequential(torch.nn.Linear(H, I, bias=False))
+    layer = torch.nn.Sequential(torch.nn.Linear(cols, outputs, bias=False))
     layer = torch.ao.quantization.quantize_dynamic(layer, {torch.nn.Linear}, dtype=torch.qint8)
-    x = torch.randn(rows, H)
+    x = torch.randn(rows, cols)
     return lambda: layer(x)
 
 
@@ -76,13 +77,14 @@ def experts(dtype):
     return mix
 
 
-def kernels():
+def kernels(shapes):
     x, weight = torch.randn(1, H), torch.randn(H)
     yield f"rms_norm/f32/1x{H}", lambda: F.rms_norm(x, (H,), weight, 1e-6)
-    for rows, op, shape in ((1, "gemv", f"{H}x{I}"), (512, "gemm", f"512x{H}x{I}")):
-        yield f"{op}/f32/{shape}", linear(rows, torch.float32)
-        yield f"{op}_bf16/bf16/{shape}", linear(rows, torch.bfloat16)
-        yield f"{op}_int/int8/{shape}", linear_int8(rows)
+    sizes = [[int(size) for size in shape.split("x")] for shape in shapes]
+    for op, shape, size in [("gemv", f"{H}x{I}", [1, H, I]), *(("gemm", shape, size) for shape, size in zip(shapes, sizes))]:
+        yield f"{op}/f32/{shape}", linear(*size, torch.float32)
+        yield f"{op}_bf16/bf16/{shape}", linear(*size, torch.bfloat16)
+        yield f"{op}_int/int8/{shape}", linear_int8(*size)
     for queries, keys in ((1, 2048), (1, 8192), (512, 512)):
         yield f"dynamic_mask_attention/f32/{queries}x{keys}", attention(queries, keys)
     yield f"product_key_router/f32/{KEYS}x{TOP}", router()
@@ -93,9 +95,9 @@ def kernels():
 torch.set_num_threads(int(sys.argv[1]))
 results = {}
 with torch.inference_mode():
-    for name, call in kernels():
+    for name, call in kernels(sys.argv[2:]):
         try:
             results[name] = timed(call)
         except RuntimeError as error:  # this build has no such kernel
             print(f"{name}: {error}", file=sys.stderr)
-json.dump({"torch": torch.__version__, "seconds": results}, sys.stdout)
+json.dump({"version": torch.__version__, "seconds": results}, sys.stdout)

@@ -89,6 +89,24 @@ impl Device {
         &self.0.name
     }
 
+    /// Bytes of its L2 cache.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn l2_bytes(&self) -> Result<usize> {
+        self.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)
+    }
+
+    /// How many multiprocessors it has.
+    pub(super) fn multiprocessors(&self) -> Result<usize> {
+        self.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+    }
+
+    fn attribute(&self, attribute: sys::CUdevice_attribute) -> Result<usize> {
+        let value = self.0.context.attribute(attribute).map_err(failed("asking what the GPU has"))?;
+        Ok(usize::try_from(value).unwrap_or(0).max(1))
+    }
+
     /// Bytes of its memory: free, and all.
     ///
     /// # Errors

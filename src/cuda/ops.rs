@@ -42,7 +42,7 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
-    pub(super) fn embed(&self, out: &mut Rows, table: &DeviceMatrix, ids: &Buffer<u32>, n_rows: usize) -> Result<()> {
+    pub fn embed(&self, out: &mut Rows, table: &DeviceMatrix, ids: &Buffer<u32>, n_rows: usize) -> Result<()> {
         out.expect("embed: out", n_rows, table.cols())?;
         expect_len("embed: ids", ids, n_rows)?;
         let args = ffi::DogeCudaEmbedArgs {

@@ -33,6 +33,9 @@ pub(super) struct Table {
     pub experts: PerDtype,
     pub argmax: Kernel,
     pub sample: Kernel,
+    pub roof_read: Kernel,
+    pub roof_fma: Kernel,
+    pub roof_mma: Kernel,
 }
 
 const THREADS: u32 = ffi::DOGE_CUDA_THREADS;
@@ -85,6 +88,9 @@ impl Table {
             experts: formats(experts, ffi::DOGE_CUDA_EXPERT_THREADS)?,
             argmax: one("doge_argmax", ffi::DOGE_CUDA_ARGMAX_THREADS)?,
             sample: one("doge_sample", ffi::DOGE_CUDA_ARGMAX_THREADS)?,
+            roof_read: one("doge_roof_read", THREADS)?,
+            roof_fma: one("doge_roof_fma", THREADS)?,
+            roof_mma: one("doge_roof_mma", THREADS)?,
         })
     }
 }
@@ -94,6 +100,7 @@ impl Args for ffi::DogeCudaNormArgs {}
 impl Args for ffi::DogeCudaLinearArgs {}
 impl Args for ffi::DogeCudaRoundArgs {}
 impl Args for ffi::DogeCudaGemmArgs {}
+impl Args for ffi::DogeCudaRoofArgs {}
 impl Args for ffi::DogeCudaRopeArgs {}
 impl Args for ffi::DogeCudaMaskScoreArgs {}
 impl Args for ffi::DogeCudaOfferArgs {}

@@ -518,6 +518,25 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DogeCudaRoofArgs {
+    pub out: *mut u32,
+    pub words: *const u32,
+    pub n_words: usize,
+    pub n_blocks: u32,
+    pub rounds: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaRoofArgs"][::core::mem::size_of::<DogeCudaRoofArgs>() - 32usize];
+    ["Alignment of DogeCudaRoofArgs"][::core::mem::align_of::<DogeCudaRoofArgs>() - 8usize];
+    ["Offset of field: DogeCudaRoofArgs::out"][::core::mem::offset_of!(DogeCudaRoofArgs, out) - 0usize];
+    ["Offset of field: DogeCudaRoofArgs::words"][::core::mem::offset_of!(DogeCudaRoofArgs, words) - 8usize];
+    ["Offset of field: DogeCudaRoofArgs::n_words"][::core::mem::offset_of!(DogeCudaRoofArgs, n_words) - 16usize];
+    ["Offset of field: DogeCudaRoofArgs::n_blocks"][::core::mem::offset_of!(DogeCudaRoofArgs, n_blocks) - 24usize];
+    ["Offset of field: DogeCudaRoofArgs::rounds"][::core::mem::offset_of!(DogeCudaRoofArgs, rounds) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DogeCudaRopeArgs {
     pub q: *mut f32,
     pub k: *mut f32,

@@ -197,6 +197,17 @@ fn experts_are_those_of_the_reference() {
     }
 }
 
+/// They check what they compute before they time it: a kernel that reads or multiplies something else is an error.
+#[test]
+fn roofs_are_of_right_results() {
+    use doge_engine::ops::PeakKind;
+    let gpu = emulator::device();
+    let all = || -> doge_engine::Result<[f64; 3]> {
+        Ok([gpu.read_bandwidth(1 << 14)?, gpu.peak(PeakKind::F32)?, gpu.peak(PeakKind::Bf16)?])
+    };
+    assert!(all().unwrap().iter().all(|rate| rate.is_finite() && *rate > 0.0));
+}
+
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
     let gpu = emulator::device();

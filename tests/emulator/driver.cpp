@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <chrono>
 #include <map>
 #include <mutex>
 #include <string>
@@ -21,7 +22,7 @@ enum : Result {
   SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
   NOT_FOUND = 500, LAUNCH_FAILED = 719, STREAM_CAPTURE_UNSUPPORTED = 900,
 };
-enum { COMPUTE_MAJOR = 75, COMPUTE_MINOR = 76, MEMORY_POOLS = 115 }; // CUdevice_attribute
+enum { L2_BYTES = 38, COMPUTE_MAJOR = 75, COMPUTE_MINOR = 76, MEMORY_POOLS = 115 }; // CUdevice_attribute
 
 struct Launch {
   const emulator::Kernel *kernel;
@@ -31,6 +32,8 @@ struct Launch {
 struct Graph {
   std::vector<Launch> launches;
 };
+
+using Event = std::chrono::steady_clock::time_point;
 
 std::mutex lock;
 Graph *capturing;
@@ -97,7 +100,13 @@ API cuDeviceGet(int *device, int ordinal) {
 API cuDeviceGetName(char *name, int bytes, int) { return snprintf(name, (size_t)bytes, "emulated GPU"), SUCCESS; }
 API cuDeviceGetAttribute(int *value, int attribute, int) {
   const int arch = (int)setting("DOGE_EMULATOR_ARCH", 90);
-  *value = attribute == COMPUTE_MAJOR ? arch / 10 : attribute == COMPUTE_MINOR ? arch % 10 : attribute == MEMORY_POOLS ? 0 : 1;
+  switch (attribute) {
+    case L2_BYTES: *value = 1 << 16; break;
+    case COMPUTE_MAJOR: *value = arch / 10; break;
+    case COMPUTE_MINOR: *value = arch % 10; break;
+    case MEMORY_POOLS: *value = 0; break;
+    default: *value = 1;
+  }
   return SUCCESS;
 }
 API cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = memory(), SUCCESS; }
@@ -132,9 +141,15 @@ API cuStreamCreate(void **stream, unsigned) { return *stream = (void *)2, SUCCES
 API cuStreamDestroy_v2(void *) { return SUCCESS; }
 API cuStreamSynchronize(void *) { return moves(); }
 API cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
-API cuEventCreate(void **event, unsigned) { return *event = (void *)3, SUCCESS; }
-API cuEventRecord(void *, void *) { return SUCCESS; }
-API cuEventDestroy_v2(void *) { return SUCCESS; }
+/// Launches run at once, so an event has happened when it is recorded.
+API cuEventCreate(void **event, unsigned) { return *event = new Event, SUCCESS; }
+API cuEventRecord(void *event, void *) { return *static_cast<Event *>(event) = std::chrono::steady_clock::now(), SUCCESS; }
+API cuEventSynchronize(void *) { return SUCCESS; }
+API cuEventElapsedTime_v2(float *ms, void *from, void *to) {
+  const std::chrono::duration<float, std::milli> time = *static_cast<Event *>(to) - *static_cast<Event *>(from);
+  return *ms = time.count(), SUCCESS;
+}
+API cuEventDestroy_v2(void *event) { return delete static_cast<Event *>(event), SUCCESS; }
 
 API cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                    void *, void **params, void **) {

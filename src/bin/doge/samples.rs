@@ -19,6 +19,16 @@ pub fn mad(x: &[f64]) -> f64 {
     median(x.iter().map(|x| (x - middle).abs()).collect())
 }
 
+/// Half the distance between the least and the largest.
+pub fn half_range(x: &[f64]) -> f64 {
+    let (least, largest) = x.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &x| (a.min(x), b.max(x)));
+    if least <= largest {
+        (largest - least) / 2.0
+    } else {
+        0.0
+    }
+}
+
 /// What the machine could do at best just before and just after, in bytes or operations a second.
 #[derive(Clone, Copy, Debug)]
 pub struct Beside {

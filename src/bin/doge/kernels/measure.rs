@@ -1,26 +1,29 @@
-//! One row: the samples of a kernel between two measurements of its roof.
+//! One row: groups of samples of a kernel, each between two measurements of its roof.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use doge_engine::{ops::Cpu, pool::Pool, Kernels};
+use doge_engine::{
+    ops::{Cpu, PeakKind},
+    pool::Pool,
+    Kernels,
+};
 
 use super::{
     counters::{Counters, Counts},
-    list::{Entry, Job, Store},
-    roofs::{self, Limit, Roofs},
+    list::{Cost, Entry, Job, Store},
+    roofs::{self, Host, Limit, Machine, Roofs},
 };
 use crate::{
     failure::Failure,
-    samples::{median, Beside},
+    samples::{half_range, mad, median, Beside},
 };
 
-/// A sample is as many calls as take this long.
-const SAMPLE: Duration = Duration::from_millis(4);
-/// A row of slow calls ends after this long, with [`FEWEST`] samples at least.
-const ROW: Duration = Duration::from_millis(600);
-const FEWEST: usize = 3;
+/// Seconds of a sample: as many calls as take this long.
+const SAMPLE: f64 = 4e-3;
+/// The samples of slow calls end after this many seconds.
+const GROUP: f64 = 0.2;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Mode {
     /// The same inputs call after call, as caches hold them
     Hot,
@@ -37,159 +40,254 @@ impl Mode {
     }
 }
 
-/// One row of the table.
-pub struct Row {
+/// What a row measures.
+pub struct What {
     pub op: &'static str,
     pub dtype: &'static str,
     pub isa: &'static str,
     pub shape: String,
     pub mode: Mode,
-    /// That ran it.
+    /// That run it.
     pub threads: usize,
-    /// Seconds of a call, of each sample in the order taken.
-    pub samples: Vec<f64>,
-    pub bytes: usize,
-    pub operations: usize,
+    pub cost: Cost,
+    /// What would multiply.
+    pub kind: PeakKind,
     /// Bytes that the calls go through in turn.
     pub working_set: usize,
+}
+
+/// Samples in a row, seconds of a call each, and their roof just before and just after.
+pub struct Group {
+    pub samples: Vec<f64>,
+    pub roof: Beside,
+}
+
+/// One row of the table: the same in several groups, each with inputs made anew.
+pub struct Row {
+    pub what: What,
     pub limit: Limit,
     /// Where the bytes are, or what multiplies.
     pub roof_name: String,
-    pub roof: Beside,
+    pub groups: Vec<Group>,
     pub counts: Option<Counts>,
 }
 
 impl Row {
+    /// Seconds of a call, of each sample in the order taken.
+    pub fn samples(&self) -> Vec<f64> {
+        self.groups.iter().flat_map(|group| &group.samples).copied().collect()
+    }
+
+    fn medians(&self) -> Vec<f64> {
+        self.groups.iter().map(|group| median(group.samples.clone())).collect()
+    }
+
     /// Seconds of a call.
     pub fn median(&self) -> f64 {
-        median(self.samples.clone())
+        median(self.medians())
+    }
+
+    /// How far from that another run may come, in seconds: the samples' deviations, or the groups' if they are farther apart.
+    pub fn spread(&self) -> f64 {
+        mad(&self.samples()).max(half_range(&self.medians()))
+    }
+
+    /// Of each group, with the roof that was measured with it.
+    fn percents(&self) -> Vec<f64> {
+        let amount = self.amount() as f64;
+        self.groups.iter().zip(self.medians()).map(|(group, seconds)| 100.0 * amount / group.roof.mean() / seconds).collect()
+    }
+
+    pub fn percent_of_roof(&self) -> f64 {
+        median(self.percents())
+    }
+
+    /// As [`Row::spread`], of the percentage.
+    pub fn percent_spread(&self) -> f64 {
+        let of_samples = mad(&self.samples()) / self.median() * self.percent_of_roof();
+        of_samples.max(half_range(&self.percents()))
+    }
+
+    /// What the limit limits, of one call.
+    fn amount(&self) -> usize {
+        match self.limit {
+            Limit::Reading { .. } => self.what.cost.bytes,
+            Limit::Arithmetic(_) => self.what.cost.operations,
+        }
+    }
+
+    /// Bytes or operations a second at the roof.
+    pub fn roof(&self) -> f64 {
+        median(self.groups.iter().map(|group| group.roof.mean()).collect())
+    }
+
+    /// Did the machine stay the same under every group?
+    pub fn is_steady(&self) -> bool {
+        !self.groups.iter().any(|group| group.roof.unsteady())
     }
 
     pub fn gigabytes_per_second(&self) -> f64 {
-        self.bytes as f64 / self.median() / 1e9
+        self.what.cost.bytes as f64 / self.median() / 1e9
     }
 
     pub fn gigaoperations_per_second(&self) -> f64 {
-        self.operations as f64 / self.median() / 1e9
+        self.what.cost.operations as f64 / self.median() / 1e9
     }
 
     /// Operations for each byte.
     pub fn intensity(&self) -> f64 {
-        self.operations as f64 / self.bytes as f64
+        self.what.cost.operations as f64 / self.what.cost.bytes as f64
     }
 
-    /// Seconds of a call at the roof.
-    pub fn roof_seconds(&self) -> f64 {
-        let amount = match self.limit {
-            Limit::Reading { .. } => self.bytes,
-            Limit::Arithmetic(_) => self.operations,
-        };
-        amount as f64 / self.roof.mean()
-    }
-
-    pub fn percent_of_roof(&self) -> f64 {
-        100.0 * self.roof_seconds() / self.median()
+    /// More groups of the same.
+    pub fn join(&mut self, other: Row) {
+        self.groups.extend(other.groups);
+        self.counts = other.counts.or(self.counts);
     }
 }
 
-/// An ISA level with its threads.
-pub struct Runner {
+/// How to measure a group.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub mode: Mode,
+    pub samples: usize,
+    /// What the row's first group found to be its limit; there is none yet: the result is checked first.
+    pub limit: Option<Limit>,
+}
+
+/// What measures rows: the levels of a CPU, or a GPU.
+pub trait Bench {
+    /// How many entries there are.
+    fn entries(&self) -> usize;
+
+    /// A row of one group; none where the mode makes no difference. `Failure::Wrong` if its result is.
+    fn row(&mut self, entry: usize, plan: Plan, counters: Option<&mut Counters>) -> Result<Option<Row>, Failure>;
+}
+
+/// Calls that are timed, one after another.
+pub trait Calls {
+    /// Seconds of `turns` turns.
+    fn run(&mut self, turns: usize) -> Result<f64, Failure>;
+
+    /// Calls of a turn.
+    fn of_a_turn(&self) -> usize {
+        1
+    }
+}
+
+/// Measures one group.
+pub fn group<M: Machine>(
+    what: What,
+    calls: &mut dyn Calls,
+    roofs: &mut Roofs<M>,
+    plan: Plan,
+    counters: Option<&mut Counters>,
+) -> Result<Row, Failure> {
+    let limit = match plan.limit {
+        Some(limit) => limit,
+        None => roofs.limit(what.cost.bytes, what.working_set, what.cost.operations, what.kind)?,
+    };
+    let turns = turns_in_a_sample(calls)?;
+    let before = roofs.fresh(limit)?;
+    calls.run(turns)?; // the roof has emptied the caches
+    let (mut samples, start) = (Vec::with_capacity(plan.samples), Instant::now());
+    while samples.len() < plan.samples && (samples.is_empty() || start.elapsed().as_secs_f64() < GROUP) {
+        samples.push(calls.run(turns)? / (turns * calls.of_a_turn()) as f64);
+    }
+    let counts = match counters {
+        Some(counters) => counters.count(turns, || calls.run(turns).map(drop))?,
+        None => None,
+    };
+    let roof = Beside { before, after: roofs.now(limit)? };
+    let roof_name = roofs.name(limit, what.working_set);
+    Ok(Row { what, limit, roof_name, groups: vec![Group { samples, roof }], counts })
+}
+
+/// How many turns make a sample. Warms up on the way.
+fn turns_in_a_sample(calls: &mut dyn Calls) -> Result<usize, Failure> {
+    let mut turns = 1;
+    loop {
+        let seconds = calls.run(turns)?;
+        if seconds >= SAMPLE / 2.0 {
+            return Ok((turns as f64 * SAMPLE / seconds).ceil() as usize);
+        }
+        turns *= 2;
+    }
+}
+
+/// The entries on an ISA level with its threads.
+pub struct Level<'a> {
+    entries: &'a [Entry],
     /// With all threads, and with the calling one alone.
-    all: (Cpu, Roofs),
-    alone: (Cpu, Roofs),
+    all: (Cpu, Roofs<Host>),
+    alone: (Cpu, Roofs<Host>),
 }
 
-impl Runner {
-    pub fn new(kernels: Kernels, threads: usize) -> Result<Self, Failure> {
-        let of = |threads| -> Result<(Cpu, Roofs), Failure> {
+impl<'a> Level<'a> {
+    pub fn new(entries: &'a [Entry], kernels: Kernels, threads: usize) -> Result<Self, Failure> {
+        let of = |threads| -> Result<(Cpu, Roofs<Host>), Failure> {
             let cpu = Cpu::new(kernels, Pool::new(threads)?.into());
-            let roofs = Roofs::new(&cpu)?;
+            let roofs = Roofs::new(Host::new(&cpu)?);
             Ok((cpu, roofs))
         };
-        Ok(Runner { all: of(threads)?, alone: of(1)? })
+        Ok(Level { entries, all: of(threads)?, alone: of(1)? })
+    }
+}
+
+impl Bench for Level<'_> {
+    fn entries(&self) -> usize {
+        self.entries.len()
     }
 
-    /// The row of an entry in a mode; `Failure::Wrong` if its result is.
-    pub fn row(&mut self, entry: &Entry, mode: Mode, samples: usize, counters: Option<&mut Counters>) -> Result<Row, Failure> {
+    fn row(&mut self, entry: usize, plan: Plan, counters: Option<&mut Counters>) -> Result<Option<Row>, Failure> {
+        let entry = &self.entries[entry];
         let (cpu, roofs) = if entry.alone { &mut self.alone } else { &mut self.all };
         let cpu = entry.cpu(cpu);
         let mut store = Store::new(1);
         let mut job = entry.make(&mut store, &cpu)?;
-        let worst = job.check(&cpu)?;
-        if !worst.passed() {
-            return Err(Failure::Wrong { what: entry.id(&cpu), why: worst.what });
+        if plan.limit.is_none() {
+            let worst = job.check(&cpu)?;
+            if !worst.passed() {
+                return Err(Failure::Wrong { what: entry.id(&cpu), why: worst.what });
+            }
         }
         let mut copies = 1;
-        if mode == Mode::Cold {
+        if plan.mode == Mode::Cold {
             copies = roofs::beyond_the_caches().div_ceil(store.bytes_of_a_copy().max(1)).max(2);
             drop(job);
             store = Store::new(copies);
             job = entry.make(&mut store, &cpu)?;
         }
-        let (kind, working_set) = (cpu.peak_kind(entry.dtype), copies * store.bytes_of_a_copy());
-        let limit = roofs.limit(entry.cost.bytes, working_set, entry.cost.operations, kind)?;
-        let mut calls = Calls { job: job.as_mut(), cpu: &cpu, copies, next: 0 };
-        let per_sample = calls.in_a_sample()?;
-        let before = roofs.fresh(limit)?;
-        calls.run(per_sample)?; // the roof has emptied the caches
-        let (mut seconds, start) = (Vec::with_capacity(samples), Instant::now());
-        while seconds.len() < samples && (seconds.len() < FEWEST || start.elapsed() < ROW) {
-            seconds.push(calls.run(per_sample)?.as_secs_f64() / per_sample as f64);
-        }
-        let counts = match counters {
-            Some(counters) => counters.count(per_sample, || calls.run(per_sample).map(drop))?,
-            None => None,
-        };
-        let after = roofs.now(limit)?;
-        Ok(Row {
+        let what = What {
             op: entry.op,
             dtype: entry.dtype.name(),
             isa: cpu.kernels().isa().name(),
             shape: entry.shape.clone(),
-            mode,
+            mode: plan.mode,
             threads: cpu.threads(),
-            samples: seconds,
-            bytes: entry.cost.bytes,
-            operations: entry.cost.operations,
-            working_set,
-            limit,
-            roof_name: match limit {
-                Limit::Reading { .. } => roofs::level(working_set, cpu.threads()),
-                Limit::Arithmetic(kind) => roofs.instruction(kind).to_string(),
-            },
-            roof: Beside { before, after },
-            counts,
-        })
+            cost: entry.cost,
+            kind: cpu.peak_kind(entry.dtype),
+            working_set: copies * store.bytes_of_a_copy(),
+        };
+        group(what, &mut InTurn { job, cpu, copies, next: 0 }, roofs, plan, counters).map(Some)
     }
 }
 
 /// Calls of a job, one copy after another.
-struct Calls<'a> {
-    job: &'a mut dyn Job,
-    cpu: &'a Cpu,
+struct InTurn {
+    job: Box<dyn Job>,
+    cpu: Cpu,
     copies: usize,
     next: usize,
 }
 
-impl Calls<'_> {
-    fn run(&mut self, calls: usize) -> Result<Duration, Failure> {
+impl Calls for InTurn {
+    fn run(&mut self, turns: usize) -> Result<f64, Failure> {
         let start = Instant::now();
-        for _ in 0..calls {
-            self.job.run(self.cpu, self.next)?;
+        for _ in 0..turns {
+            self.job.run(&self.cpu, self.next)?;
             self.next = if self.next + 1 == self.copies { 0 } else { self.next + 1 };
         }
-        Ok(start.elapsed())
-    }
-
-    /// How many calls make a sample. Warms up on the way.
-    fn in_a_sample(&mut self) -> Result<usize, Failure> {
-        let mut calls = 1;
-        loop {
-            let time = self.run(calls)?;
-            if time >= SAMPLE / 2 {
-                return Ok((calls as f64 * SAMPLE.as_secs_f64() / time.as_secs_f64()).ceil() as usize);
-            }
-            calls *= 2;
-        }
+        Ok(start.elapsed().as_secs_f64())
     }
 }

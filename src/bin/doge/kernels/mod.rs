@@ -2,16 +2,18 @@
 
 mod compare;
 mod counters;
+#[cfg(feature = "cuda")]
+mod device;
 mod list;
 mod measure;
 mod plot;
 mod roofs;
 mod table;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::HashMap, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
-use doge_engine::{model::family, pool::Pool, pool::MAX_THREADS, Dtype, Isa, Kernels};
+use doge_engine::{model::family, pool::Pool, pool::MAX_THREADS, Device, DeviceWord, Dtype, Isa, Kernels};
 
 use crate::{
     failure::{Failure, VERIFICATION_FAILED},
@@ -22,9 +24,12 @@ use crate::{
 use compare::Baseline;
 use counters::Counters;
 use list::Entry;
-use measure::{Mode, Runner};
+use measure::{Bench, Level, Mode, Plan, Row};
 use table::Table;
 
+/// How often the whole list is measured: what slows a machine for seconds, or other pages for the inputs, shows as the spread of
+/// a row.
+const PASSES: usize = 3;
 /// A row that seems to have become slower is measured again this often, after a pause each: a neighbour of a few seconds is no
 /// regression.
 const CONFIRMATIONS: usize = 3;
@@ -32,11 +37,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Measures single kernels, beside what this machine could do at best.
 ///
-/// A row is a kernel at one format and one shape: the median time of a call and its spread (median absolute deviation), the
-/// bytes that it has to read and write, the operations it has to do, and the roof that stops it: the read bandwidth of the
-/// cache level or memory that holds its data, or the peak of the instruction that multiplies. That roof is measured just
-/// before and just after the row, with the same threads; ~ marks rows whose two measurements differ by more than 15 %. Each
-/// kernel's result is held against the reference before it is timed.
+/// A row is a kernel at one format and one shape: the median time of a call, the bytes that it has to read and write, the
+/// operations it has to do, and the roof that stops it: the read bandwidth of the cache level or memory that holds its data, or
+/// the peak of the instruction that multiplies. The whole list is measured three times, with inputs made anew, and printed with
+/// the third; the spread of a time is the median absolute deviation of all samples, or half of what lies between the three
+/// medians where that is more. The roof is measured just before and just after each, with the same threads; ~ marks rows where
+/// these two differ by more than 15 %. Each kernel's result is held against the reference before it is timed.
+///
+/// On a GPU calls are replayed as a graph between two events; roofs are the reads of its L2 cache, copies of its memory, and its
+/// multiplications. What is smaller than half a percent of the L2 cache has no cold row there.
 ///
 /// hot: the same inputs, call after call. cold: inputs in turn, from four times the largest cache. A roof of bytes is one of
 /// reading; what is also written may pass it, as caches and memory do both at once. Lists are separated by commas; every
@@ -64,14 +73,17 @@ pub struct KernelsArgs {
     /// Inputs that stay in the caches, and inputs that do not
     #[arg(long, value_enum, value_name = "MODES", value_delimiter = ',', default_value = "hot,cold")]
     pub mode: Vec<Mode>,
+    /// Device to run on: cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceWord::Cpu)]
+    pub device: DeviceWord,
     /// Threads [default: what affinity and cgroup quota allow]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
     pub threads: Option<u16>,
     /// Samples of a row; a slow kernel has fewer
     #[arg(short, long, value_name = "N", default_value_t = 21, value_parser = clap::value_parser!(u16).range(1..))]
     pub repetitions: u16,
-    /// Compare with the JSON of an earlier run; exit code 4 if a kernel has become slower beyond the spreads of both, and further
-    /// from its roof
+    /// Compare with the JSON of an earlier run; exit code 4 if a kernel has become slower, and further from its roof, by more than
+    /// twice the spreads of both
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
     /// Draw the rows under their roofs
@@ -87,31 +99,31 @@ pub struct KernelsArgs {
 
 pub fn run(args: &KernelsArgs) -> Result<ExitCode, Failure> {
     let baseline = args.compare.as_deref().map(Baseline::read).transpose()?;
-    let (entries, levels) = (entries(args)?, levels(args)?);
+    let (levels, device) = (levels(args)?, Device::open(args.device)?);
     // Before the threads of the kernels, which are to be counted.
     let mut counters = Counters::new().map_err(|error| {
-        if !args.quiet {
+        if !args.quiet && args.device == DeviceWord::Cpu {
             report::note(format_args!("no cycles, instructions and cache misses: perf_event_open says {error}"));
         }
     });
     let threads = args.threads.map_or_else(Pool::default_threads, usize::from);
     let mut table = Table::new(args.output, counters.is_ok(), baseline);
-    table.begin()?;
-    for kernels in levels {
-        let mut runner = Runner::new(kernels, threads)?;
-        for &mode in &args.mode {
-            for entry in &entries {
-                let mut measure = || runner.row(entry, mode, args.repetitions.into(), counters.as_mut().ok());
-                let mut row = measure()?;
-                for _ in 0..CONFIRMATIONS {
-                    if !table.is_slower(&row) {
-                        break;
-                    }
-                    std::thread::sleep(PAUSE);
-                    let again = measure()?;
-                    row = if again.median() < row.median() { again } else { row };
-                }
-                table.row(row)?;
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(gpu) => {
+            let entries = chosen(args, list::on_device::entries, |entry| &entry.entry)?;
+            if !args.quiet {
+                let names: Vec<String> = list::on_device::LEFT_OUT.iter().map(|(op, why)| format!("{op} ({why})")).collect();
+                report::note(format_args!("not measured by themselves on a GPU: {}", names.join(", ")));
+            }
+            table.begin()?;
+            measure(args, &mut device::Gpu::new(gpu, &entries)?, None, &mut table)?;
+        }
+        _ => {
+            let entries = chosen(args, list::entries, |entry| entry)?;
+            table.begin()?;
+            for kernels in levels {
+                measure(args, &mut Level::new(&entries, kernels, threads)?, counters.as_mut().ok(), &mut table)?;
             }
         }
     }
@@ -123,25 +135,77 @@ pub fn run(args: &KernelsArgs) -> Result<ExitCode, Failure> {
     Ok(if slower { ExitCode::from(VERIFICATION_FAILED) } else { ExitCode::SUCCESS })
 }
 
-/// The entries that the options ask for.
-fn entries(args: &KernelsArgs) -> Result<Vec<Entry>, Failure> {
+/// Measures everything in several passes, and hands over each row in the last.
+fn measure(
+    args: &KernelsArgs,
+    bench: &mut dyn Bench,
+    mut counters: Option<&mut Counters>,
+    table: &mut Table,
+) -> Result<(), Failure> {
+    let (all, passes) = (usize::from(args.repetitions), PASSES.min(args.repetitions.into()));
+    let entries = bench.entries();
+    let mut rows: HashMap<(Mode, usize), Row> = HashMap::new();
+    for pass in 0..passes {
+        let (samples, is_last) = (all * (pass + 1) / passes - all * pass / passes, pass + 1 == passes);
+        for (&mode, entry) in args.mode.iter().flat_map(|mode| (0..entries).map(move |entry| (mode, entry))) {
+            let before = rows.remove(&(mode, entry));
+            let plan = Plan { mode, samples, limit: before.as_ref().map(|row| row.limit) };
+            let counters = counters.as_deref_mut().filter(|_| is_last);
+            let Some(new) = bench.row(entry, plan, counters)? else { continue };
+            let mut row = joined(before, new);
+            if !is_last {
+                rows.insert((mode, entry), row);
+                continue;
+            }
+            for _ in 0..CONFIRMATIONS {
+                if !table.is_slower(&row) {
+                    break;
+                }
+                std::thread::sleep(PAUSE);
+                if let Some(again) = bench.row(entry, Plan { limit: Some(row.limit), ..plan }, None)? {
+                    row.join(again);
+                }
+            }
+            table.row(row)?;
+        }
+    }
+    Ok(())
+}
+
+fn joined(before: Option<Row>, new: Row) -> Row {
+    match before {
+        None => new,
+        Some(mut row) => {
+            row.join(new);
+            row
+        }
+    }
+}
+
+/// What the options ask for, of the entries that `of` names for a member of the family.
+fn chosen<T>(
+    args: &KernelsArgs,
+    of: impl Fn(&str) -> doge_engine::Result<Vec<T>>,
+    entry: impl Fn(&T) -> &Entry,
+) -> Result<Vec<T>, Failure> {
     let names: Vec<&str> = list::KERNELS.iter().map(|(op, _)| *op).collect();
     let is = |op: &str, word: &str| op == word || op.strip_prefix(word).is_some_and(|rest| rest.starts_with('_'));
     if let Some(word) = args.op.iter().find(|word| !names.iter().any(|op| is(op, word))) {
         return Err(Failure::Usage(format!("unknown operation '{word}'; expected one of: {}", names.join(", "))));
     }
     let presets = if args.preset.is_empty() { vec![list::PRESET.to_string()] } else { args.preset.clone() };
-    let mut all: Vec<Entry> = Vec::new();
+    let mut all: Vec<T> = Vec::new();
     for preset in &presets {
-        for entry in list::entries(preset).map_err(|error| Failure::Usage(error.to_string()))? {
-            if !all.iter().any(|other| (other.op, other.dtype, &other.shape) == (entry.op, entry.dtype, &entry.shape)) {
-                all.push(entry);
+        for new in of(preset).map_err(|error| Failure::Usage(error.to_string()))? {
+            let id = |of: &T| (entry(of).op, entry(of).dtype, entry(of).shape.clone());
+            if !all.iter().any(|other| id(other) == id(&new)) {
+                all.push(new);
             }
         }
     }
-    all.sort_by_key(|entry| names.iter().position(|op| *op == entry.op));
+    all.sort_by_key(|one| names.iter().position(|op| *op == entry(one).op));
     let short = args.op.is_empty() && args.dtype.is_empty() && args.shape.is_empty() && args.preset.is_empty();
-    let shapes: Vec<String> = all.iter().map(|entry| entry.shape.clone()).collect();
+    let shapes: Vec<String> = all.iter().map(|one| entry(one).shape.clone()).collect();
     if let Some(word) = args.shape.iter().find(|word| !shapes.contains(word)) {
         let mut shapes = shapes;
         shapes.sort();
@@ -150,7 +214,8 @@ fn entries(args: &KernelsArgs) -> Result<Vec<Entry>, Failure> {
         let why = format!("unknown shape '{word}'; here there are: {}; others with --preset: {presets}", shapes.join(", "));
         return Err(Failure::Usage(why));
     }
-    let wanted = |entry: &Entry| {
+    let wanted = |one: &T| {
+        let entry = entry(one);
         (!short || entry.main)
             && (args.op.is_empty() || args.op.iter().any(|word| is(entry.op, word)))
             && (args.dtype.is_empty() || args.dtype.contains(&entry.dtype))

@@ -58,7 +58,7 @@ struct Line {
 /// The picture of these rows.
 pub fn svg(rows: &[Row]) -> String {
     // What does no arithmetic has no place here.
-    let points: Vec<&Row> = rows.iter().filter(|row| row.operations > 0).collect();
+    let points: Vec<&Row> = rows.iter().filter(|row| row.what.cost.operations > 0).collect();
     let lines = lines(&points);
     let axes = axes(&points, &lines);
     let kernels = kernels(&points);
@@ -67,7 +67,7 @@ pub fn svg(rows: &[Row]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n<style>{STYLE}</style>\n\
          <rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>\n"
     );
-    let threads = points.iter().map(|row| row.threads).max().unwrap_or(1);
+    let threads = points.iter().map(|row| row.what.threads).max().unwrap_or(1);
     let cpu = escaped(&host::cpu_model().unwrap_or_else(|| "this machine".into()));
     let title = format!("Kernels of doge-engine on {cpu}, {threads} threads");
     let _ = writeln!(out, "<title>{title}</title>\n<text class=\"title\" x=\"{LEFT}\" y=\"22\">{title}</text>");
@@ -85,12 +85,12 @@ pub fn svg(rows: &[Row]) -> String {
 
 /// Roofs of the rows that ran on all threads; a lone thread's would double every line.
 fn lines(points: &[&Row]) -> Vec<Line> {
-    let threads = points.iter().map(|row| row.threads).max().unwrap_or(1);
+    let threads = points.iter().map(|row| row.what.threads).max().unwrap_or(1);
     let mut lines: Vec<(String, bool, Vec<f64>)> = Vec::new();
-    for row in points.iter().filter(|row| row.threads == threads) {
+    for row in points.iter().filter(|row| row.what.threads == threads) {
         match lines.iter_mut().find(|(name, _, _)| *name == row.roof_name) {
-            Some((_, _, measured)) => measured.push(row.roof.mean()),
-            None => lines.push((row.roof_name.clone(), matches!(row.limit, Limit::Reading { .. }), vec![row.roof.mean()])),
+            Some((_, _, measured)) => measured.push(row.roof()),
+            None => lines.push((row.roof_name.clone(), matches!(row.limit, Limit::Reading { .. }), vec![row.roof()])),
         }
     }
     lines.into_iter().map(|(name, reads, measured)| Line { name, reads, per_second: median(measured) }).collect()
@@ -167,7 +167,7 @@ fn roofs(out: &mut String, axes: &Axes, lines: &[Line]) {
 
 /// What a point stands for, hot or cold.
 fn kernel(row: &Row) -> [&str; 4] {
-    [row.op, row.dtype, row.isa, &row.shape]
+    [row.what.op, row.what.dtype, row.what.isa, &row.what.shape]
 }
 
 /// Each kernel once, in the order of the rows; its place is its number.
@@ -186,7 +186,7 @@ fn dots(out: &mut String, axes: &Axes, points: &[&Row], kernels: &[[&str; 4]]) {
     let at = |row: &Row| (axes.x(row.intensity()), axes.y(1e9 * row.gigaoperations_per_second()));
     let mut taken: Vec<(f64, f64)> = points.iter().map(|row| at(row)).collect();
     for row in points {
-        let ((x, y), mode) = (at(row), row.mode.name());
+        let ((x, y), mode) = (at(row), row.what.mode.name());
         let number = kernels.iter().position(|other| *other == kernel(row)).map_or(0, |i| i + 1);
         let around = |i: i32| {
             let (radius, angle) = (9.0 + 3.0 * f64::from(i / 12), f64::from(i % 12 * 30).to_radians());
@@ -216,7 +216,7 @@ fn legend(out: &mut String, points: &[&Row], kernels: &[[&str; 4]]) {
         let y = HEIGHT + LEGEND_LINE * ((i % lines) as f64 + 1.0);
         let isa = if one_level { String::new() } else { format!(" {isa}") };
         let percent = |mode: Mode| {
-            let row = points.iter().find(|row| kernel(row) == [op, dtype, kernels[i][2], shape] && row.mode == mode);
+            let row = points.iter().find(|row| kernel(row) == [op, dtype, kernels[i][2], shape] && row.what.mode == mode);
             row.map_or(String::new(), |row| format!(" <tspan class=\"{}\">{:.0} %</tspan>", mode.name(), row.percent_of_roof()))
         };
         let shares = percent(Mode::Hot) + &percent(Mode::Cold);
@@ -227,7 +227,7 @@ fn legend(out: &mut String, points: &[&Row], kernels: &[[&str; 4]]) {
 
 fn described(row: &Row) -> String {
     let [op, dtype, isa, shape] = kernel(row);
-    let (mode, percent) = (row.mode.name(), row.percent_of_roof());
+    let (mode, percent) = (row.what.mode.name(), row.percent_of_roof());
     escaped(&format!("{op}/{dtype}/{isa}/{shape} {mode}: {percent:.0} % of {}", row.roof_name))
 }
 

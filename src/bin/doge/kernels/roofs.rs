@@ -30,24 +30,82 @@ pub enum Limit {
     Arithmetic(PeakKind),
 }
 
-/// Measures roofs with the kernels and threads of one [`Cpu`], and remembers them for a while.
-pub struct Roofs {
+/// What rows run on, as far as it has roofs.
+pub trait Machine {
+    /// Bytes a second, read of a working set of this size.
+    fn bandwidth(&mut self, bytes: usize) -> Result<f64>;
+
+    /// Operations a second.
+    fn peak(&mut self, kind: PeakKind) -> Result<f64>;
+
+    /// What multiplies.
+    fn instruction(&self, kind: PeakKind) -> &'static str;
+
+    /// Where a working set of this size is.
+    fn level(&self, bytes: usize) -> String;
+
+    /// Smaller working sets measure how long a loop takes to start.
+    fn least_bytes(&self) -> usize;
+}
+
+/// The kernels and threads of a [`Cpu`].
+pub struct Host {
+    cpu: Cpu,
     /// With a buffer as long as it has to be so far.
     roof: Roof,
-    cpu: Cpu,
+}
+
+impl Host {
+    pub fn new(cpu: &Cpu) -> Result<Self> {
+        Ok(Host { cpu: cpu.clone(), roof: Roof::new(cpu, 0)? })
+    }
+}
+
+impl Machine for Host {
+    fn bandwidth(&mut self, bytes: usize) -> Result<f64> {
+        if self.roof.buffer_bytes() < bytes {
+            self.roof = Roof::new(&self.cpu, bytes)?;
+        }
+        Ok(self.roof.read_bandwidth(bytes))
+    }
+
+    fn peak(&mut self, kind: PeakKind) -> Result<f64> {
+        Ok(self.roof.peak(kind).operations_per_second)
+    }
+
+    fn instruction(&self, kind: PeakKind) -> &'static str {
+        self.roof.peak_instruction(kind)
+    }
+
+    fn level(&self, bytes: usize) -> String {
+        let caches = caches(self.cpu.threads());
+        if caches.is_empty() {
+            return "reading".into(); // nobody says from where
+        }
+        caches.into_iter().find(|(_, size)| bytes <= *size).map_or("memory".into(), |(name, _)| name)
+    }
+
+    fn least_bytes(&self) -> usize {
+        LEAST_SHARE * self.cpu.threads()
+    }
+}
+
+/// Measures the roofs of a machine, and remembers them for a while.
+pub struct Roofs<M> {
+    pub machine: M,
     measured: HashMap<Limit, (Instant, f64)>,
 }
 
-impl Roofs {
-    pub fn new(cpu: &Cpu) -> Result<Self> {
-        Ok(Roofs { roof: Roof::new(cpu, 0)?, cpu: cpu.clone(), measured: HashMap::new() })
+impl<M: Machine> Roofs<M> {
+    pub fn new(machine: M) -> Self {
+        Roofs { machine, measured: HashMap::new() }
     }
 
     /// The limit of work that reads and writes `bytes` of a working set of `working_set` bytes, and does `operations`: what takes
     /// longer at best, by the last figures there are.
     pub fn limit(&mut self, bytes: usize, working_set: usize, operations: usize, kind: PeakKind) -> Result<Limit> {
-        let least = LEAST_SHARE * self.cpu.threads();
-        let (reading, arithmetic) = (Limit::Reading { bytes: working_set.max(least) }, Limit::Arithmetic(kind));
+        let reading = Limit::Reading { bytes: working_set.max(self.machine.least_bytes()) };
+        let arithmetic = Limit::Arithmetic(kind);
         let (bandwidth, peak) = (self.any(reading)?, self.any(arithmetic)?);
         Ok(if operations as f64 / peak > bytes as f64 / bandwidth { arithmetic } else { reading })
     }
@@ -71,21 +129,19 @@ impl Roofs {
     /// A new figure.
     pub fn now(&mut self, limit: Limit) -> Result<f64> {
         let figure = match limit {
-            Limit::Reading { bytes } => {
-                if self.roof.buffer_bytes() < bytes {
-                    self.roof = Roof::new(&self.cpu, bytes)?;
-                }
-                self.roof.read_bandwidth(bytes)
-            }
-            Limit::Arithmetic(kind) => self.roof.peak(kind).operations_per_second,
+            Limit::Reading { bytes } => self.machine.bandwidth(bytes)?,
+            Limit::Arithmetic(kind) => self.machine.peak(kind)?,
         };
         self.measured.insert(limit, (Instant::now(), figure));
         Ok(figure)
     }
 
-    /// What this level multiplies with.
-    pub fn instruction(&self, kind: PeakKind) -> &'static str {
-        self.roof.peak_instruction(kind)
+    /// Where the bytes are, or what multiplies.
+    pub fn name(&self, limit: Limit, working_set: usize) -> String {
+        match limit {
+            Limit::Reading { .. } => self.machine.level(working_set),
+            Limit::Arithmetic(kind) => self.machine.instruction(kind).to_string(),
+        }
     }
 }
 
@@ -98,15 +154,6 @@ pub fn caches(threads: usize) -> Vec<(String, usize)> {
         (name.trim_end_matches('d').to_string(), if own { bytes.saturating_mul(threads) } else { bytes })
     };
     data.map(of_all).collect()
-}
-
-/// The cache that holds a working set, or `memory`.
-pub fn level(working_set: usize, threads: usize) -> String {
-    let caches = caches(threads);
-    if caches.is_empty() {
-        return "reading".into(); // nobody says from where
-    }
-    caches.into_iter().find(|(_, bytes)| working_set <= *bytes).map_or("memory".into(), |(name, _)| name)
 }
 
 /// A working set that no cache holds a good part of.

@@ -4,19 +4,17 @@ use serde_json::{json, Value};
 
 use super::{
     compare::{Baseline, Change},
-    measure::Row,
+    measure::{Group, Row},
     roofs::Limit,
 };
 use crate::{
     failure::Failure,
     format::{print, quoted, Format},
-    machine, report,
-    samples::mad,
-    version,
+    machine, report, version,
 };
 
-const CSV: &str = "op,dtype,isa,shape,mode,threads,seconds,mad,samples,bytes,operations,gb_per_second,gop_per_second,\
-    operations_per_byte,working_set_bytes,limit,roof,roof_seconds,percent_of_roof,roof_steady,cycles,instructions,cache_misses,\
+const CSV: &str = "op,dtype,isa,shape,mode,threads,seconds,spread,samples,bytes,operations,gb_per_second,gop_per_second,\
+    operations_per_byte,working_set_bytes,limit,roof,percent_of_roof,percent_spread,roof_steady,cycles,instructions,cache_misses,\
     was_seconds,change,noise,slower,cpu,commit,version";
 
 pub struct Table {
@@ -44,7 +42,8 @@ impl Table {
     pub fn begin(&self) -> Result<(), Failure> {
         match self.format {
             Format::Md => {
-                let mut columns = vec!["op", "dtype", "isa", "shape", "mode", "threads", "time", "± MAD", "KB", "GB/s", "GOP/s"];
+                let mut columns =
+                    vec!["op", "dtype", "isa", "shape", "mode", "threads", "time", "± spread", "KB", "GB/s", "GOP/s"];
                 columns.extend(["op/B", "% of roof", "roof"]);
                 if self.counts {
                     columns.extend(["cycles", "instr./cycle", "cache misses"]);
@@ -71,7 +70,8 @@ impl Table {
         if let Some(change) = change {
             self.found += 1;
             if change.slower {
-                let name = format!("{}/{}/{}/{} {}", row.op, row.dtype, row.isa, row.shape, row.mode.name());
+                let name =
+                    format!("{}/{}/{}/{} {}", row.what.op, row.what.dtype, row.what.isa, row.what.shape, row.what.mode.name());
                 self.slower.push(format!("{name}: {:+.1} %, noise {:.1} %", 100.0 * change.change, 100.0 * change.noise));
             }
         }
@@ -101,18 +101,18 @@ impl Table {
     }
 
     fn markdown(&self, row: &Row, change: Option<Change>) -> String {
-        let mark = if row.roof.unsteady() { "~" } else { "" };
+        let mark = if row.is_steady() { "" } else { "~" };
         let mut line = format!(
             "| {} | {} | {} | {} | {} | {} | {} | {:.1} % | {:.1} | {:.1} | {:.1} | {:.2} | {mark}{:.1} | {} |",
-            row.op,
-            row.dtype,
-            row.isa,
-            row.shape,
-            row.mode.name(),
-            row.threads,
+            row.what.op,
+            row.what.dtype,
+            row.what.isa,
+            row.what.shape,
+            row.what.mode.name(),
+            row.what.threads,
             time(row.median()),
-            100.0 * mad(&row.samples) / row.median(),
-            row.bytes as f64 / 1e3,
+            100.0 * row.spread() / row.median(),
+            row.what.cost.bytes as f64 / 1e3,
             row.gigabytes_per_second(),
             row.gigaoperations_per_second(),
             row.intensity(),
@@ -138,31 +138,31 @@ impl Table {
     }
 
     fn csv(&self, row: &Row, change: Option<Change>) -> String {
-        let samples: Vec<String> = row.samples.iter().map(f64::to_string).collect();
+        let samples: Vec<String> = row.samples().iter().map(f64::to_string).collect();
         let counts = row.counts.map_or([None; 3], |c| [c.cycles, c.instructions, c.cache_misses].map(Some));
         let changes = change.map_or([None; 3], |c| [c.was, c.change, c.noise].map(Some));
         let optional = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
         let mut fields = vec![
-            row.op.to_string(),
-            row.dtype.to_string(),
-            row.isa.to_string(),
-            row.shape.clone(),
-            row.mode.name().to_string(),
-            row.threads.to_string(),
+            row.what.op.to_string(),
+            row.what.dtype.to_string(),
+            row.what.isa.to_string(),
+            row.what.shape.clone(),
+            row.what.mode.name().to_string(),
+            row.what.threads.to_string(),
             row.median().to_string(),
-            mad(&row.samples).to_string(),
+            row.spread().to_string(),
             samples.join(" "),
-            row.bytes.to_string(),
-            row.operations.to_string(),
+            row.what.cost.bytes.to_string(),
+            row.what.cost.operations.to_string(),
             row.gigabytes_per_second().to_string(),
             row.gigaoperations_per_second().to_string(),
             row.intensity().to_string(),
-            row.working_set.to_string(),
+            row.what.working_set.to_string(),
             limit(row).to_string(),
             quoted(&roof(row)),
-            row.roof_seconds().to_string(),
             row.percent_of_roof().to_string(),
-            (!row.roof.unsteady()).to_string(),
+            row.percent_spread().to_string(),
+            row.is_steady().to_string(),
         ];
         fields.extend(counts.into_iter().chain(changes).map(optional));
         fields.push(change.map(|c| c.slower.to_string()).unwrap_or_default());
@@ -174,28 +174,28 @@ impl Table {
 
     fn json(&self, row: &Row, change: Option<Change>) -> Value {
         let mut object = json!({
-            "op": row.op,
-            "dtype": row.dtype,
-            "isa": row.isa,
-            "shape": row.shape,
-            "mode": row.mode.name(),
-            "threads": row.threads,
-            "seconds": {"median": row.median(), "mad": mad(&row.samples), "samples": row.samples},
-            "bytes": row.bytes,
-            "operations": row.operations,
+            "op": row.what.op,
+            "dtype": row.what.dtype,
+            "isa": row.what.isa,
+            "shape": row.what.shape,
+            "mode": row.what.mode.name(),
+            "threads": row.what.threads,
+            "seconds": {"median": row.median(), "spread": row.spread(), "samples": row.samples()},
+            "bytes": row.what.cost.bytes,
+            "operations": row.what.cost.operations,
             "gb_per_second": row.gigabytes_per_second(),
             "gop_per_second": row.gigaoperations_per_second(),
             "operations_per_byte": row.intensity(),
-            "working_set_bytes": row.working_set,
-            "roof_seconds": row.roof_seconds(),
+            "working_set_bytes": row.what.working_set,
             "percent_of_roof": row.percent_of_roof(),
+            "percent_spread": row.percent_spread(),
             "roof": {
                 "of": limit(row),
                 "name": row.roof_name,
-                "per_second_before": row.roof.before,
-                "per_second_after": row.roof.after,
-                "steady": !row.roof.unsteady(),
+                "per_second": row.roof(),
+                "steady": row.is_steady(),
             },
+            "groups": row.groups.iter().map(group).collect::<Vec<_>>(),
             "counts": row.counts.map(|c| {
                 json!({
                     "cycles": c.cycles,
@@ -215,6 +215,11 @@ impl Table {
     }
 }
 
+/// Samples, and the bytes or operations a second that the roof gave just before and just after them.
+fn group(group: &Group) -> Value {
+    json!({"samples": group.samples, "per_second_before": group.roof.before, "per_second_after": group.roof.after})
+}
+
 fn limit(row: &Row) -> &'static str {
     match row.limit {
         Limit::Reading { .. } => "bytes",
@@ -224,7 +229,7 @@ fn limit(row: &Row) -> &'static str {
 
 /// The roof in words: `41.2 GB/s memory`, or `498 GOP/s vfmadd zmm`.
 fn roof(row: &Row) -> String {
-    let (mean, name) = (row.roof.mean() / 1e9, &row.roof_name);
+    let (mean, name) = (row.roof() / 1e9, &row.roof_name);
     match row.limit {
         Limit::Reading { .. } => format!("{mean:.1} GB/s {name}"),
         Limit::Arithmetic(_) => format!("{mean:.0} GOP/s {name}"),

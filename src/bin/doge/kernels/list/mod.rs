@@ -10,6 +10,8 @@ mod elementwise;
 mod experts;
 mod linear;
 mod norms;
+#[cfg(feature = "cuda")]
+pub mod on_device;
 mod store;
 
 use doge_engine::{

@@ -1,0 +1,105 @@
+//! The entries that a GPU has a kernel of its own for, with its inputs and its launch. Formulas, formats, shapes and costs are
+//! the CPU's; so are the references. What a GPU does only inside of a larger launch has no entry here: see [`LEFT_OUT`].
+
+mod jobs;
+
+use doge_engine::{
+    cuda::{Device, LayerShape},
+    model::family,
+    ops::Activations,
+    reference::close::Worst,
+    Result,
+};
+
+use super::{Cost, Entry, Shape};
+use jobs::{Attention, Embed, Gated, Linear, Mix, Norm};
+
+/// Operations of the list that a GPU has no kernel for that runs alone, and why.
+pub const LEFT_OUT: &[(&str, &str)] = &[
+    ("qk_norm", "part of rope"),
+    ("rope", "belongs to a sequence's launches"),
+    ("mask_score", "belongs to a sequence's launches"),
+    ("quantize_row", "whole numbers are widened instead"),
+    ("round_row", "part of gemm_bf16"),
+    ("product_key_router", "part of expert_mix"),
+    ("argmax", "belongs to a sequence's launches"),
+];
+
+/// Queries of a prompt's block.
+const QUERIES: usize = 256;
+
+/// An entry of the list, on a GPU.
+pub struct DeviceEntry {
+    pub entry: Entry,
+    make: Make,
+}
+
+type Make = Box<dyn Fn(&Device, usize) -> Result<Box<dyn DeviceJob>>>;
+
+/// The inputs and outputs of a call on a GPU, in one or more copies.
+pub trait DeviceJob {
+    /// Gives one call, on one copy, to the GPU.
+    fn run(&mut self, gpu: &Device, copy: usize) -> Result<()>;
+
+    /// Runs the first copy and holds some of it against the reference.
+    fn check(&mut self, gpu: &Device) -> Result<Worst>;
+}
+
+impl DeviceEntry {
+    /// Inputs for calls on `gpu`, in `copies` copies.
+    ///
+    /// # Errors
+    /// [`doge_engine::Error::OutOfMemory`], [`doge_engine::Error::Device`].
+    pub fn make(&self, gpu: &Device, copies: usize) -> Result<Box<dyn DeviceJob>> {
+        (self.make)(gpu, copies)
+    }
+}
+
+/// What [`super::entries`] has, less what is left out.
+///
+/// # Errors
+/// [`doge_engine::Error::UnknownWord`] if there is no such member of the family.
+pub fn entries(preset: &str) -> Result<Vec<DeviceEntry>> {
+    let (config, variant) = family::preset(preset)?;
+    let shape = Shape::new(&config, &variant);
+    Ok(super::entries(preset)?.into_iter().filter_map(|entry| on_device(entry, &shape)).collect())
+}
+
+fn on_device(mut entry: Entry, shape: &Shape) -> Option<DeviceEntry> {
+    let sizes: Vec<usize> = entry.shape.split('x').filter_map(|size| size.parse().ok()).collect();
+    let (dtype, activations) = (entry.dtype, entry.activations);
+    let make: Make = match (entry.op, &sizes[..]) {
+        ("embed_row", &[rows, cols]) => Box::new(move |gpu, copies| Embed::make(gpu, copies, dtype, rows, cols)),
+        ("rms_norm" | "residual_rms_norm", &[rows, cols]) => {
+            let with_residual = entry.op == "residual_rms_norm";
+            Box::new(move |gpu, copies| Norm::make(gpu, copies, with_residual, rows, cols))
+        }
+        ("gemv" | "gemv_int", &[cols, outputs]) => {
+            Box::new(move |gpu, copies| Linear::make(gpu, copies, dtype, false, [1, cols, outputs]))
+        }
+        ("gemm" | "gemm_int" | "gemm_bf16", &[rows, cols, outputs]) => {
+            let rounds = activations == Activations::Bf16;
+            Box::new(move |gpu, copies| Linear::make(gpu, copies, dtype, rounds, [rows, cols, outputs]))
+        }
+        ("gated_activation", &[rows, cols]) => Box::new(move |gpu, copies| Gated::make(gpu, copies, rows, cols)),
+        ("dynamic_mask_attention", &[queries, keys]) => {
+            let Shape { heads, kv_heads, mask_heads, head_dim, .. } = *shape;
+            let layer = LayerShape { q_heads: heads, mask_heads, kv_heads, head_dim };
+            let queries = queries.min(QUERIES);
+            if entry.shape != format!("{queries}x{keys}") {
+                // The prompt's last block only.
+                let seen: usize = (keys - queries + 1..=keys).sum();
+                let bytes = 8 * kv_heads * keys * head_dim + 16 * mask_heads * keys + 8 * queries * heads * head_dim;
+                entry.cost = Cost { bytes, operations: heads * seen * (4 * head_dim + 3) };
+                entry.shape = format!("{queries}x{keys}");
+            }
+            Box::new(move |gpu, copies| Attention::make(gpu, copies, layer, queries, keys))
+        }
+        ("expert_mix", &[top, cols]) => {
+            let keys = shape.router_keys;
+            Box::new(move |gpu, copies| Mix::make(gpu, copies, dtype, keys, top, cols))
+        }
+        _ => return None,
+    };
+    Some(DeviceEntry { entry, make })
+}

@@ -1,0 +1,104 @@
+//! Attention by itself: one layer's sets, as full as they get, and the last block's queries over them.
+
+use super::{
+    attention::{partial_floats, AttentionShape},
+    buffer::{Buffer, Rows},
+    device::Device,
+    kept::{Kept, KeptShape},
+    key_lists::{KeyLists, ListSizes},
+    made::Made,
+    ops::{Place, PLACE_WORDS},
+};
+use crate::{ffi, Error, Result};
+
+const BLOCK: usize = ffi::DOGE_CUDA_BLOCK as usize;
+
+/// The sizes of a layer's attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerShape {
+    /// nq, M, nkv: each a multiple of the next.
+    pub q_heads: usize,
+    pub mask_heads: usize,
+    pub kv_heads: usize,
+    /// d
+    pub head_dim: usize,
+}
+
+/// One layer's state after a prompt all of whose keys it keeps.
+#[derive(Debug)]
+pub struct FullSets {
+    kept: Kept,
+    lists: KeyLists,
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    out: Rows,
+    partial: Buffer<f32>,
+    at: Place,
+    shape: AttentionShape,
+}
+
+impl FullSets {
+    /// `k` and `v` are `[keys, nkv · d]`, `mask` is `[keys, M]`; `q` is `[rows, nq · d]`, the queries of the last `rows` places.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for shapes that do not fit; [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn new(device: &Device, shape: LayerShape, q: &[f32], k: &[f32], v: &[f32], mask: &[f32]) -> Result<Self> {
+        let LayerShape { q_heads, mask_heads, kv_heads, head_dim } = shape;
+        let (q_cols, kv_cols) = (q_heads * head_dim, kv_heads * head_dim);
+        let (keys, q) = (mask.len().checked_div(mask_heads).unwrap_or(0), Rows::from_slice(device, q_cols, q)?);
+        let rows = q.rows();
+        if rows == 0
+            || rows > BLOCK.min(keys)
+            || k.len() != keys * kv_cols
+            || v.len() != k.len()
+            || mask.len() != keys * mask_heads
+        {
+            let why = format!("{rows} queries over {keys} keys of {} and {} numbers; {shape:?}", k.len(), v.len());
+            return Err(Error::BadArgument { what: "full sets", why });
+        }
+        let kept = KeptShape { mask_heads, kv_heads, head_dim, slots: keys, keep_window_size: keys, sliding_window: None };
+        let block = |x: &[f32], begin: usize, end: usize| Rows::from_slice(device, kv_cols, &x[begin * kv_cols..end * kv_cols]);
+        let mut sets = FullSets {
+            kept: Kept::new(device, kept)?,
+            lists: KeyLists::make(device, ListSizes { kept, rows: BLOCK })?,
+            out: Rows::zeros(device, rows, q_cols)?,
+            q,
+            k: block(k, 0, 0)?,
+            v: block(v, 0, 0)?,
+            partial: Buffer::zeros(device, partial_floats(q_heads, head_dim, keys))?,
+            at: Buffer::zeros(device, PLACE_WORDS)?,
+            shape: AttentionShape { n_rows: rows, q_heads, scale: (head_dim as f32).powf(-0.5) },
+        };
+        let mut begin = 0;
+        while begin < keys {
+            // The queries' own block is the last one, and is not in the arena yet.
+            let before = keys - rows;
+            let end = if begin < before { before.min(begin + BLOCK) } else { keys };
+            (sets.k, sets.v) = (block(k, begin, end)?, block(v, begin, end)?);
+            sets.at.write(0, &[begin as u32, begin as u32, 0, 0, 0])?;
+            let mask = Buffer::from_slice(device, &mask[begin * mask_heads..end * mask_heads])?;
+            let FullSets { kept, lists, k, v, at, .. } = &mut sets;
+            device.kept_offer(kept, lists, (k, v), &mask, at, end - begin)?;
+            if end < keys {
+                device.kept_commit(kept, lists, (k, v), at, end - begin)?;
+            }
+            begin = end;
+        }
+        Ok(sets)
+    }
+
+    /// The queries' attention; see [`FullSets::out`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn run(&mut self, device: &Device) -> Result<()> {
+        let FullSets { kept, lists, q, k, v, out, partial, at, shape } = self;
+        device.dynamic_mask_attention(out, q, (k, v), kept, lists, partial, at, *shape)
+    }
+
+    /// `[rows, nq · d]`
+    pub fn out(&self) -> &Rows {
+        &self.out
+    }
+}
