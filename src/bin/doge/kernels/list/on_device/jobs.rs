@@ -146,11 +146,11 @@ pub struct Norm {
     x_there: Vec<Rows>,
     out: Vec<Rows>,
     weight_there: Buffer<f32>,
-    residual: Option<Gated>,
+    residual: Option<GatedBranch>,
 }
 
 /// A branch and its gate, below 1: x stays finite, call after call.
-struct Gated {
+struct GatedBranch {
     gate: Vec<f32>,
     branch: Vec<f32>,
     gate_there: Buffer<f32>,
@@ -167,7 +167,7 @@ impl Norm {
                 let (gate, branch) = (numbers(&mut store, cols, 0.5, 0.95)?, numbers(&mut store, rows * cols, -1.0, 1.0)?);
                 let (gate_there, branch_there) =
                     (Buffer::from_slice(gpu, &gate)?, copies(n, |_| Rows::from_slice(gpu, cols, &branch))?);
-                Some(Gated { gate, branch, gate_there, branch_there })
+                Some(GatedBranch { gate, branch, gate_there, branch_there })
             }
         };
         Ok(Box::new(Norm {
@@ -195,7 +195,7 @@ impl DeviceJob for Norm {
         let mut worst = Worst::default();
         for row in [0, rows - 1].map(|row| row * cols..(row + 1) * cols) {
             let mut want = f64s(&self.x[row.clone()]);
-            if let Some(Gated { gate, branch, .. }) = &self.residual {
+            if let Some(GatedBranch { gate, branch, .. }) = &self.residual {
                 let terms: Vec<f64> =
                     (0..cols).map(|i| (f64::from(gate[i]) * want[i]).abs() + f64::from(branch[row.start + i].abs())).collect();
                 want = norms::residual(&want, gate, &f64s(&branch[row.clone()]));
