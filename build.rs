@@ -7,7 +7,13 @@
 #[path = "build/cuda.rs"]
 mod cuda;
 
-use std::{env, path::PathBuf, process::Command};
+use std::{
+    env,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
 /// One ISA level: its word and the CPU features it is compiled with.
 struct Level {
@@ -36,8 +42,8 @@ fn main() {
     cuda::build().unwrap_or_else(|why| fail(&why));
 
     let required = required_levels();
-    for level in LEVELS {
-        match compile(level) {
+    for (level, outcome) in LEVELS.iter().zip(compile_all()) {
+        match outcome {
             Ok(()) => println!("cargo::rustc-cfg=doge_isa=\"{}\"", level.name),
             Err(why) if required.contains(&level.name) => {
                 fail(&format!("ISA level {} is required (DOGE_REQUIRE_ISA) and cannot be compiled: {why}", level.name))
@@ -65,6 +71,22 @@ fn required_levels() -> Vec<&'static str> {
         }
     }
     out
+}
+
+/// Compiles the levels side by side, as many at a time as cargo would; what became of each, in their order.
+fn compile_all() -> Vec<Result<(), String>> {
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let take = || LEVELS.get(next.fetch_add(1, Ordering::Relaxed));
+        std::iter::from_fn(take).map(|level| (level.name, compile(level))).collect::<Vec<_>>()
+    };
+    let mut outcomes: Vec<(&str, Result<(), String>)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.min(LEVELS.len())).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| fail("compiling the kernels"))).collect()
+    });
+    outcomes.sort_by_key(|(name, _)| LEVELS.iter().position(|level| level.name == *name));
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 /// Compiles one level into libdoge_<level>.a, or says why it cannot be.

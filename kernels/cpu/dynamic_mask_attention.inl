@@ -110,10 +110,11 @@ template <int NR, class KV> inline void entry_dots(const AttentionRows<KV> &rows
   const EntryRows<false, KV> all(rows.k, a, seen);
   const KV *k[NR];
   for (int j = 0; j < NR; ++j) k[j] = all[i + j];
-  for (int r = 0; r < rows.n; r += TILE_ROWS) {
-    const int some = rows.n - r < TILE_ROWS ? rows.n - r : TILE_ROWS;
+  constexpr int MR = NR == 1 ? 1 : TILE_ROWS; // one entry: a rest
+  for (int r = 0; r < rows.n; r += MR) {
+    const int some = rows.n - r < MR ? rows.n - r : MR;
     float *p = rows.p + r * seen.stride + seen.place + i;
-    dot_tile_rows<TILE_ROWS, NR>(some, p, seen.stride, 1, rows.q + r, k, a->head_dim);
+    dot_tile_rows<MR, NR>(some, p, seen.stride, 1, rows.q + r, k, a->head_dim);
   }
 }
 
@@ -243,7 +244,10 @@ inline void mix_channels(const AttentionRows<KV> &rows, const SeenEntries &seen,
 /// All channels of some <= MR rows, known at run time.
 template <int MR, class KV> inline void mix_rows(const AttentionRows<KV> &rows, const SeenEntries &seen, int r, int some) {
   constexpr int NV = MIX_SUMS / MR >= 8 ? 8 : MIX_SUMS / MR >= 4 ? 4 : 2;
-  if (some == MR) return seen.plain ? mix_channels<MR, NV, true>(rows, seen, r, 0) : mix_channels<MR, NV, false>(rows, seen, r, 0);
+  if constexpr (MR <= FEW_ROWS) {
+    if (some == MR && seen.plain) return mix_channels<MR, NV, true>(rows, seen, r, 0);
+  }
+  if (some == MR) return mix_channels<MR, NV, false>(rows, seen, r, 0);
   if constexpr (MR > 1) mix_rows<MR - 1>(rows, seen, r, some);
 }
 
