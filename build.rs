@@ -78,14 +78,14 @@ fn compile_all() -> Vec<Result<(), String>> {
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
     let next = AtomicUsize::new(0);
     let work = || {
-        let take = || LEVELS.get(next.fetch_add(1, Ordering::Relaxed));
-        std::iter::from_fn(take).map(|level| (level.name, compile(level))).collect::<Vec<_>>()
+        let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < LEVELS.len());
+        std::iter::from_fn(take).map(|i| (i, compile(&LEVELS[i]))).collect::<Vec<_>>()
     };
-    let mut outcomes: Vec<(&str, Result<(), String>)> = thread::scope(|scope| {
+    let mut outcomes: Vec<(usize, Result<(), String>)> = thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs.min(LEVELS.len())).map(|_| scope.spawn(work)).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| fail("compiling the kernels"))).collect()
     });
-    outcomes.sort_by_key(|(name, _)| LEVELS.iter().position(|level| level.name == *name));
+    outcomes.sort_by_key(|(i, _)| *i);
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 

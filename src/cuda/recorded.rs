@@ -25,14 +25,8 @@ impl<J> Recorded<J> {
     /// # Errors
     /// Those of `call`; [`Error::Device`].
     pub fn new(device: &Device, mut job: J, calls: usize, call: fn(&mut J, usize) -> Result<()>) -> Result<Self> {
-        let (stream, mode) = (device.stream(), sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-        stream.begin_capture(mode).map_err(failed("beginning a graph"))?;
-        let recorded = (0..calls).try_for_each(|i| call(&mut job, i));
-        // Also after an error: the stream must leave the capture.
-        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed("ending a graph"));
-        recorded?;
-        let empty = || Error::Device { what: "ending a graph", why: "the driver gave none".into() };
-        Ok(Recorded { graph: Replayed { graph: graph?.ok_or_else(empty)?, device: device.clone() }, job })
+        let graph = device.record(|| (0..calls).try_for_each(|i| call(&mut job, i)))?;
+        Ok(Recorded { graph: Replayed { graph, device: device.clone() }, job })
     }
 
     /// Seconds of `replays` replays, between two events around them.
@@ -65,6 +59,21 @@ impl Drop for Replayed {
 }
 
 impl Device {
+    /// What `work` launches, as a graph; nothing of it has run. Whoever drops the graph sees to it that it is not running.
+    ///
+    /// # Errors
+    /// Those of `work`; [`Error::Device`].
+    pub(super) fn record(&self, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream().begin_capture(mode).map_err(failed("beginning a graph"))?;
+        let recorded = work();
+        // Also after an error: the stream must leave the capture.
+        let graph = self.stream().end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed("ending a graph"));
+        recorded?;
+        let empty = || Error::Device { what: "ending a graph", why: "the driver gave none".into() };
+        graph?.ok_or_else(empty)
+    }
+
     /// Seconds that the device takes for what `work` gives it.
     pub(super) fn seconds(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{sys, CudaGraph};
+use cudarc::driver::CudaGraph;
 
 use super::{
     device::{failed, Device},
@@ -264,16 +264,11 @@ impl Sequence {
         if self.steps[usize::from(draws)].is_some() {
             return Ok(());
         }
-        let stream = self.device().stream().clone();
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        stream.begin_capture(mode).map_err(failed("beginning a graph"))?;
-        let (forward, layers, s) = self.parts()?;
-        let recorded = forward.decode_step(draws, layers, s);
-        // Also after an error: the stream must leave the capture.
-        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed("ending a graph"));
-        recorded?;
-        let empty = || Error::Device { what: "ending a graph", why: "the driver gave none".into() };
-        self.steps[usize::from(draws)] = Some(Step(graph?.ok_or_else(empty)?));
+        let graph = self.device().clone().record(|| {
+            let (forward, layers, s) = self.parts()?;
+            forward.decode_step(draws, layers, s)
+        })?;
+        self.steps[usize::from(draws)] = Some(Step(graph));
         Ok(())
     }
 }

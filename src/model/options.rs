@@ -93,6 +93,7 @@ impl SessionOptions {
     pub fn routing(self, routing: Routing) -> Self {
         SessionOptions { routing, ..self }
     }
+
     /// Sets [`SessionOptions::kv_dtype`].
     pub fn kv_dtype(self, kv_dtype: Float) -> Self {
         SessionOptions { kv_dtype, ..self }
