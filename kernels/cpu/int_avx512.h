@@ -15,7 +15,7 @@ namespace {
 
 constexpr int INT_ROWS = 6, INT_TILES = 2; // 12 sums in integers, 12 in floats, 2 lines, 1 quad: 27 of the 32 registers
 constexpr int INT_STREAMS = 4;             // tiles side by side in gemv
-constexpr int INT_UNROLL = 2;              // lines of the inner loop
+constexpr int INT_UNROLL = 8;              // lines of the inner loop: a whole group without a jump or a register copied
 
 inline F32V load_int8(const unsigned char *p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)))};
