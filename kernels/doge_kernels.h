@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { DOGE_ABI_VERSION = 1 };
+enum { DOGE_ABI_VERSION = 2 };
 
 /* Stored format of a weight. */
 typedef enum DogeDtype {
@@ -190,12 +190,13 @@ typedef struct DogeKernelTable {
   /* out[i] = table[row][i], i < n: one row of an embedding table, widened. Integer formats: the table is in tiles. */
   void (*embed_row[DOGE_DTYPE_COUNT])(float *out, const void *table, size_t row, size_t n);
 
-  /* out[i] = weight[i] * x[i] / sqrt(mean(x^2) + eps). In place allowed (out = x). */
-  void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, float eps);
+  /* out[i] = weight[i] * x[i] / sqrt(mean(x^2) + eps) for each of n_rows rows of n. In place allowed (out = x). */
+  void (*rms_norm)(float *out, const float *x, const float *weight, size_t n_rows, size_t n, float eps);
 
-  /* x[i] = gate[i] * x[i] + branch[i] in place, then out = rms_norm(x). The gated residual of spec 3 and the norm after it. */
-  void (*residual_rms_norm)(float *out, float *x, const float *gate, const float *branch, const float *weight, size_t n,
-                            float eps);
+  /* x[i] = gate[i] * x[i] + branch[i] in place, then out = rms_norm(x), for each of n_rows rows of n. The gated residual of
+   * spec 3 and the norm after it. */
+  void (*residual_rms_norm)(float *out, float *x, const float *gate, const float *branch, const float *weight, size_t n_rows,
+                            size_t n, float eps);
 
   /* rms_norm of each of n_heads rows of head_dim, one weight[head_dim] for all, in place (spec 4.2). */
   void (*qk_norm)(float *x, const float *weight, size_t n_heads, size_t head_dim, float eps);

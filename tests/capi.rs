@@ -385,7 +385,7 @@ fn kernels_can_be_had_alone() {
         let rms_norm = unsafe { &*table }.rms_norm.unwrap();
         let (mut out, x, weight) = ([0.0; 4], [3.0, -3.0, 3.0, -3.0], [1.0, 1.0, 2.0, 2.0]);
         // SAFETY: all have 4 floats.
-        unsafe { rms_norm(out.as_mut_ptr(), x.as_ptr(), weight.as_ptr(), 4, 0.0) };
+        unsafe { rms_norm(out.as_mut_ptr(), x.as_ptr(), weight.as_ptr(), 1, 4, 0.0) };
         assert_eq!(out, [1.0, -1.0, 2.0, -2.0]);
     }
     let mut table = null();

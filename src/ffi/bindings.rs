@@ -4,7 +4,7 @@
 
 pub const DOGE_CUDA_NEW: u32 = 2147483648;
 pub const DOGE_CUDA_NEVER: u32 = 4294967295;
-pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 1;
+pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 2;
 pub type _bindgen_ty_1 = ::core::ffi::c_uint;
 pub const DOGE_F32: DogeDtype = 0;
 pub const DOGE_BF16: DogeDtype = 1;
@@ -214,8 +214,9 @@ pub struct DogeKernelTable {
     pub embed_row: [::core::option::Option<
         unsafe extern "C" fn(out: *mut f32, table: *const ::core::ffi::c_void, row: usize, n: usize),
     >; 5usize],
-    pub rms_norm:
-        ::core::option::Option<unsafe extern "C" fn(out: *mut f32, x: *const f32, weight: *const f32, n: usize, eps: f32)>,
+    pub rms_norm: ::core::option::Option<
+        unsafe extern "C" fn(out: *mut f32, x: *const f32, weight: *const f32, n_rows: usize, n: usize, eps: f32),
+    >,
     pub residual_rms_norm: ::core::option::Option<
         unsafe extern "C" fn(
             out: *mut f32,
@@ -223,6 +224,7 @@ pub struct DogeKernelTable {
             gate: *const f32,
             branch: *const f32,
             weight: *const f32,
+            n_rows: usize,
             n: usize,
             eps: f32,
         ),

@@ -12,10 +12,9 @@ impl Cpu {
         expect_len("rms_norm: out", out.len(), x.len())?;
         let (rms_norm, out) = (kernel!(self.rms_norm), SharedMut::new(out));
         self.over_rows(rows, n, |begin, end| {
-            for r in begin..end {
-                // SAFETY: row r of out and of x has n floats (checked), weight has n; pieces are disjoint rows.
-                unsafe { rms_norm(out.ptr().add(r * n), x.as_ptr().add(r * n), weight.as_ptr(), n, eps) }
-            }
+            let at = begin * n;
+            // SAFETY: rows begin..end of out and of x have n floats each (checked), weight has n; pieces are disjoint rows.
+            unsafe { rms_norm(out.ptr().add(at), x.as_ptr().add(at), weight.as_ptr(), end - begin, n, eps) }
         });
         Ok(())
     }
@@ -40,12 +39,11 @@ impl Cpu {
         expect_len("residual_rms_norm: gate", gate.len(), n)?;
         let (residual_rms_norm, out, x) = (kernel!(self.residual_rms_norm), SharedMut::new(out), SharedMut::new(x));
         self.over_rows(rows, n, |begin, end| {
-            for at in (begin..end).map(|r| r * n) {
-                // SAFETY: each row of out, x and branch has n floats, gate and weight have n (checked); pieces are disjoint rows.
-                unsafe {
-                    let (out, x, branch) = (out.ptr().add(at), x.ptr().add(at), branch.as_ptr().add(at));
-                    residual_rms_norm(out, x, gate.as_ptr(), branch, weight.as_ptr(), n, eps)
-                }
+            let at = begin * n;
+            // SAFETY: each row of out, x and branch has n floats, gate and weight have n (checked); pieces are disjoint rows.
+            unsafe {
+                let (out, x, branch) = (out.ptr().add(at), x.ptr().add(at), branch.as_ptr().add(at));
+                residual_rms_norm(out, x, gate.as_ptr(), branch, weight.as_ptr(), end - begin, n, eps)
             }
         });
         Ok(())

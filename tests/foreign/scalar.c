@@ -67,9 +67,9 @@ int main(void) {
     const DogeGemmIntArgs gemm = {out, ints, quantized, bias, ROWS, N, 0, ROWS, ROWS};
     k->gemm_int[d](&gemm), show("gemm_int", out, ROWS * ROWS);
   }
-  k->rms_norm(out, x, w, N, 1e-6f), show("rms_norm", out, N);
+  k->rms_norm(out, x, w, ROWS, N, 1e-6f), show("rms_norm", out, ROWS * N);
   memcpy(y, x, sizeof y);
-  k->residual_rms_norm(out, y, w, x + N, w + N, N, 1e-6f), show("residual_rms_norm", out, N), show("x", y, N);
+  k->residual_rms_norm(out, y, w, x, w + N, ROWS, N, 1e-6f), show("residual_rms_norm", out, ROWS * N), show("x", y, ROWS * N);
   k->qk_norm(y, w, 3, DIM, 1e-6f), show("qk_norm", y, 3 * DIM);
   k->rope(y, x, w, 3, DIM), show("rope", y, 3 * DIM);
   k->mask_score(out, w, bias, x, x + N, 4, N), show("mask_score", out, 4);
