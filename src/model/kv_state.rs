@@ -11,7 +11,8 @@ mod copy;
 mod saved;
 
 use super::{
-    kept_set::{KeptSet, Key, TILE},
+    kept_set::KeptSet,
+    key_list::{Key, TILE},
     kv_rows::{KvRows, Side},
 };
 use crate::{dtype::Float, ops::AttentionHead, Error, Result};

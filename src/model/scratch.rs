@@ -1,6 +1,6 @@
 //! The bed in which activations flow: every buffer of a block, made once.
 
-use super::{config::Config, kept_set::TILE, Checkpoint};
+use super::{config::Config, key_list::TILE, Checkpoint};
 use crate::{
     ops::{Activations, Cpu},
     Error, Result,

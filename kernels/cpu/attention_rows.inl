@@ -1,0 +1,96 @@
+// What dynamic_mask_attention.inl works on: a group of rows, the entries of a tile that they see, and where those stand in
+// memory.
+#pragma once
+
+namespace {
+
+constexpr int FEW_ROWS = 2;        // so few take k in order and ask for rows ahead; more are bound by arithmetic
+constexpr size_t AHEAD = 16;       // entries whose rows are on their way
+constexpr size_t SEEN_CHUNK = 256; // entries whose `seen` bits are at hand at a time
+
+/// A group of (query, head) rows and its running state. KV is the format of k and v.
+template <class KV> struct AttentionRows {
+  const DogeAttentionArgs *args;
+  const KV *k, *v;
+  size_t first; // row of the block: query * n_heads + head
+  int n;
+  uint32_t all;     // a bit for each row
+  uint32_t started; // a bit for each row that has merged a tile
+  const float *q[DOGE_ATTENTION_ROWS];
+  float *o[DOGE_ATTENTION_ROWS];      // running sum of p * v
+  float largest[DOGE_ATTENTION_ROWS]; // running maximum of the scores
+  float total[DOGE_ATTENTION_ROWS];   // running sum of p
+  float *p;                           // [n][length of the tile]: scores, then their exponentials
+  float *mixed;                       // [n][head_dim]: the tile's sum of p * v
+};
+
+/// A run of entries inside a tile and which rows see each.
+struct SeenEntries {
+  size_t begin, n;
+  size_t place, stride; // of the run in its tile; of a row in p
+  uint32_t any, every;  // rows that see an entry of the run; that see each
+  bool plain;           // every row sees each, and the entries stand one after another in k and v
+  uint32_t rows[SEEN_CHUNK];
+};
+
+/// Where the entries of a run stand in k or v. In a plain run nothing is looked up, and here nothing is read twice: one more
+/// load a row, from whatever table, costs a third of the speed at which rows stream by.
+template <bool plain, class KV> struct EntryRows {
+  const KV *first;
+  const uint32_t *row;
+  size_t stride;
+  EntryRows(const KV *from, const DogeAttentionArgs *a, const SeenEntries &seen)
+      : first(from + (plain ? a->row[seen.begin] * a->kv_stride : 0)), row(a->row + seen.begin), stride(a->kv_stride) {}
+  const KV *operator[](size_t i) const { return first + (plain ? i : row[i]) * stride; }
+};
+
+/// A bit for each row whose place is in the entry's interval.
+template <class KV> inline uint32_t rows_that_see(const AttentionRows<KV> &rows, size_t entry) {
+  const DogeAttentionArgs *a = rows.args;
+  const uint64_t from = a->seen_from[entry], until = a->seen_until[entry], place0 = a->place0;
+  uint64_t begin = from > place0 ? (from - place0) * a->n_heads : 0;
+  uint64_t end = until > place0 ? (until - place0) * a->n_heads : 0;
+  begin = begin > rows.first ? begin - rows.first : 0;
+  end = end > rows.first ? end - rows.first : 0;
+  if (end > (uint64_t)rows.n) end = rows.n;
+  return begin < end ? (1u << end) - (1u << begin) : 0;
+}
+
+template <class KV>
+inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t tile_begin, size_t tile_end, size_t place) {
+  const DogeAttentionArgs *a = rows.args;
+  seen.place = place;
+  seen.stride = tile_end - tile_begin;
+  seen.begin = tile_begin + place;
+  seen.n = tile_end - seen.begin < SEEN_CHUNK ? tile_end - seen.begin : SEEN_CHUNK;
+  seen.any = 0;
+  seen.every = rows.all;
+  for (size_t i = 0; i < seen.n; ++i) {
+    seen.rows[i] = a->seen_from ? rows_that_see(rows, seen.begin + i) : rows.all;
+    seen.any |= seen.rows[i];
+    seen.every &= seen.rows[i];
+  }
+  const uint32_t *row = a->row + seen.begin;
+  uint32_t elsewhere = 0;
+  for (size_t i = 0; i < seen.n; ++i) elsewhere |= row[i] ^ (row[0] + (uint32_t)i);
+  seen.plain = seen.every == rows.all && !elsewhere;
+}
+
+/// Asks for the row of k or v that is needed AHEAD entries after seen.begin + i, so that a few rows run through keys at the
+/// speed of memory. k and v of a tile come in turn: past the end of the tile's k begins its v, past that the next tile's k.
+template <bool is_k, class KV>
+inline void fetch_ahead(const AttentionRows<KV> &rows, const SeenEntries &seen, size_t i) {
+  const DogeAttentionArgs *a = rows.args;
+  const size_t tile_begin = seen.begin - seen.place, tile_end = tile_begin + seen.stride;
+  size_t t = seen.begin + i + AHEAD;
+  const KV *from = is_k ? rows.k : rows.v;
+  if (t >= tile_end) {
+    from = is_k ? rows.v : rows.k;
+    if (is_k) t -= tile_end - tile_begin;
+    if (t < tile_begin || t >= a->tile_begin[a->n_tiles]) return;
+  }
+  const char *row = (const char *)(from + (size_t)a->row[t] * a->kv_stride);
+  for (size_t b = 0; b < a->head_dim * sizeof(KV); b += 64) prefetch(row + b);
+}
+
+} // namespace
