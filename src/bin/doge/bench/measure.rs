@@ -45,11 +45,42 @@ pub struct Bench {
 }
 
 /// What a test is bound by.
+#[derive(Clone, Copy)]
 pub enum Limit {
-    /// Bytes read.
-    Bandwidth,
+    /// Bytes that the CPU reads.
+    Reading,
     /// Operations of the row's instruction.
     Arithmetic,
+    /// Bytes that a device copies.
+    Copy,
+}
+
+/// Who ran a test, and what bounds it there.
+struct Ran {
+    form: Activations,
+    instruction: &'static str,
+    isa: &'static str,
+    threads: usize,
+    limit: Limit,
+}
+
+impl Ran {
+    fn on_cpu(cpu: &Cpu, test: Test, roofs: &Roofs, dtype: Dtype) -> Self {
+        let (threads, limit) = match test {
+            Test::Prompt(n) => (cpu.for_rows(n).threads(), Limit::Arithmetic),
+            Test::Generate(_) => (cpu.threads(), Limit::Reading),
+        };
+        let instruction = roofs.arithmetic.peak_instruction(cpu.peak_kind(dtype));
+        Ran { form: cpu.activations(), instruction, isa: cpu.kernels().isa().name(), threads, limit }
+    }
+
+    fn on_device(cpu: &Cpu, test: Test) -> Self {
+        let form = match test {
+            Test::Prompt(_) => cpu.activations(),
+            Test::Generate(_) => Activations::F32, // tensor cores are for blocks
+        };
+        Ran { form, instruction: "cuda", isa: "cuda", threads: 1, limit: Limit::Copy }
+    }
 }
 
 /// What measures the limits.
@@ -102,7 +133,7 @@ impl Row {
     /// What the limit limits, of one token.
     fn per_token(&self) -> f64 {
         match self.limit {
-            Limit::Bandwidth => self.bytes_per_token,
+            Limit::Reading | Limit::Copy => self.bytes_per_token,
             Limit::Arithmetic => self.operations_per_token,
         }
     }
@@ -152,17 +183,12 @@ impl Bench {
             };
             sample(filled, short)?;
         }
-        let kind = cpu.peak_kind(dtype);
+        let ran = if filled.model().is_on_device() { Ran::on_device(cpu, test) } else { Ran::on_cpu(cpu, test, roofs, dtype) };
         let working_set = checkpoint.bytes_per_token() + filled.bytes_per_token();
-        let on_device = device_name(filled.model());
-        let form = match test {
-            Test::Generate(_) if on_device.is_some() => Activations::F32, // tensor cores are for blocks
-            _ => cpu.activations(),
-        };
-        let measure_roof = || match test {
-            _ if on_device.is_some() => copy_bandwidth(filled.model()),
-            Test::Prompt(_) => Ok(roofs.arithmetic.peak(kind).operations_per_second),
-            Test::Generate(_) => Ok(roofs.reads.read_bandwidth(working_set)),
+        let measure_roof = || match ran.limit {
+            Limit::Copy => copy_bandwidth(filled.model()),
+            Limit::Arithmetic => Ok(roofs.arithmetic.peak(cpu.peak_kind(dtype)).operations_per_second),
+            Limit::Reading => Ok(roofs.reads.read_bandwidth(working_set)),
         };
         host::reset_peak_rss();
         let before = measure_roof()?;
@@ -177,24 +203,17 @@ impl Bench {
         Ok(Row {
             model: name.to_string(),
             dtype,
-            activations: activations_of(filled.model(), form),
-            instruction: on_device.unwrap_or(roofs.arithmetic.peak_instruction(kind)),
-            isa: on_device.unwrap_or(cpu.kernels().isa().name()),
-            threads: match test {
-                _ if on_device.is_some() => 1,
-                Test::Prompt(n) => cpu.for_rows(n).threads(),
-                Test::Generate(_) => cpu.threads(),
-            },
+            activations: activations_of(filled.model(), ran.form),
+            instruction: ran.instruction,
+            isa: ran.isa,
+            threads: ran.threads,
             test: test.to_string(),
             depth: filled.tokens(),
             kv_dtype: self.session.kv_dtype,
             samples,
             bytes_per_token: cost::bytes_per_token(checkpoint, test, state),
             operations_per_token: cost::operations_per_token(checkpoint, test),
-            limit: match test {
-                Test::Prompt(_) if on_device.is_none() => Limit::Arithmetic,
-                _ => Limit::Bandwidth,
-            },
+            limit: ran.limit,
             roof: Beside { before, after },
             peak_rss_bytes: peak_rss,
         })
@@ -227,11 +246,6 @@ fn sample(filled: &Session, test: Test) -> Result<(f64, usize)> {
         }
     };
     Ok((n as f64 / time.as_secs_f64(), session.bytes_per_token()))
-}
-
-/// What stands for the ISA level of a row that a device ran.
-fn device_name(model: &Model) -> Option<&'static str> {
-    model.is_on_device().then_some("cuda")
 }
 
 #[cfg(feature = "cuda")]

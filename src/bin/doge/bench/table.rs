@@ -84,7 +84,8 @@ impl Table {
             row.percent_of_roof(),
         );
         if !self.cards.is_empty() {
-            let card = self.cards.iter().find(|(model, _)| *model == row.model && matches!(row.limit, Limit::Bandwidth));
+            let card =
+                self.cards.iter().find(|(model, _)| *model == row.model && matches!(row.limit, Limit::Reading | Limit::Copy));
             line += &card.map_or(" |".into(), |(_, rate)| format!(" {rate} |"));
         }
         line
@@ -122,7 +123,7 @@ impl Table {
 
     fn json(&self, row: &Row) -> Value {
         let kind = match row.limit {
-            Limit::Bandwidth => "bytes read",
+            Limit::Reading | Limit::Copy => "bytes read",
             Limit::Arithmetic => "operations",
         };
         let mut object = json!({
@@ -167,7 +168,7 @@ fn gigabytes_per_second(row: &Row) -> f64 {
 fn roof(row: &Row) -> String {
     let mean = row.roof.mean() / 1e9;
     match row.limit {
-        Limit::Bandwidth => format!("{mean:.1} GB/s"),
+        Limit::Reading | Limit::Copy => format!("{mean:.1} GB/s"),
         Limit::Arithmetic => format!("{mean:.0} GOP/s"),
     }
 }
