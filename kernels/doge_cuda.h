@@ -225,7 +225,8 @@ typedef struct DogeCudaGatedArgs {
   uint32_t act;
 } DogeCudaGatedArgs;
 
-enum { DOGE_CUDA_KEYS_MAX = 256, DOGE_CUDA_TOP_MAX = 256, DOGE_CUDA_PAIRS_MAX = 2048 };
+/* An expert's id is a number of 32 bits; the chosen ones lie in a block's shared memory. */
+enum { DOGE_CUDA_KEYS_MAX = 65535, DOGE_CUDA_TOP_MAX = 256 };
 
 /* Router and routed experts of each row, one block of threads a row (spec 4.6): selects the n_top experts of largest
  * x[i] + y[j], ties to the lower id, and y[r] += sum_e weight[e] * act(down_embed[e] * x[r]) * up_embed[e]. */

@@ -151,15 +151,14 @@ impl Device {
     }
 }
 
-/// An error if the router is larger than the kernel's tables.
+/// An error if the router chooses more than the kernel has room for.
 pub(super) fn check_router(keys: usize, top: usize) -> Result<()> {
-    let pairs: usize = (1..=top.min(keys)).map(|a| (top / a).min(keys)).sum();
     let fits = keys <= ffi::DOGE_CUDA_KEYS_MAX as usize && top <= ffi::DOGE_CUDA_TOP_MAX as usize;
-    if fits && top >= 1 && top <= keys * keys && pairs <= ffi::DOGE_CUDA_PAIRS_MAX as usize {
+    if fits && top >= 1 && top <= keys * keys {
         return Ok(());
     }
     Err(Error::UnsupportedOnDevice {
         what: format!("a router with {keys} keys that chooses {top} experts"),
-        why: "the kernel has room for 256 of each; use --device cpu".into(),
+        why: "the kernel has room for 256 experts a token, of up to 65535 keys a side; use --device cpu".into(),
     })
 }

@@ -850,9 +850,8 @@ const _: () = {
     ["Offset of field: DogeCudaGatedArgs::n"][::core::mem::offset_of!(DogeCudaGatedArgs, n) - 16usize];
     ["Offset of field: DogeCudaGatedArgs::act"][::core::mem::offset_of!(DogeCudaGatedArgs, act) - 24usize];
 };
-pub const DOGE_CUDA_KEYS_MAX: _bindgen_ty_10 = 256;
+pub const DOGE_CUDA_KEYS_MAX: _bindgen_ty_10 = 65535;
 pub const DOGE_CUDA_TOP_MAX: _bindgen_ty_10 = 256;
-pub const DOGE_CUDA_PAIRS_MAX: _bindgen_ty_10 = 2048;
 pub type _bindgen_ty_10 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
