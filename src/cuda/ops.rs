@@ -3,6 +3,7 @@
 use super::{
     buffer::{expect_len, Buffer, Rows},
     device::Device,
+    input::Input,
     linear::DeviceMatrix,
 };
 use crate::{ffi, ops::Routing, Activation, Error, Layout, Result};
@@ -58,13 +59,14 @@ impl Device {
         unsafe { self.launch(&self.table().embed[table.dtype as usize], [n_rows, 1, 1], &args) }
     }
 
-    /// `out = rms_norm(x)`, after `x = gate · x + branch` where there is a residual (spec 3, 4.1).
+    /// `out = rms_norm(x)`, after `x = gate · x + branch` where there is a residual (spec 3, 4.1); also rounded, where `out`
+    /// has room for that.
     ///
     /// # Errors
     /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
     pub fn rms_norm(
         &self,
-        out: &mut Rows,
+        out: &mut Input,
         x: &mut Rows,
         residual: Option<Residual<'_>>,
         weight: &Buffer<f32>,
@@ -73,7 +75,7 @@ impl Device {
     ) -> Result<()> {
         let cols = x.cols();
         x.expect("rms_norm: x", n_rows, cols)?;
-        out.expect("rms_norm: out", n_rows, cols)?;
+        out.exact.expect("rms_norm: out", n_rows, cols)?;
         expect_len("rms_norm: weight", weight, cols)?;
         let (mut gate, mut branch) = (std::ptr::null(), std::ptr::null());
         if let Some(residual) = &residual {
@@ -81,8 +83,14 @@ impl Device {
             residual.branch.expect("rms_norm: branch", n_rows, cols)?;
             (gate, branch) = (residual.gate.ptr(), residual.branch.buffer.ptr());
         }
+        let mut rounded = std::ptr::null_mut();
+        if !out.rounded.is_empty() {
+            expect_len("rms_norm: rounded", &out.rounded, n_rows * x.stride())?;
+            rounded = out.rounded.ptr_mut();
+        }
         let args = ffi::DogeCudaNormArgs {
-            out: out.buffer.ptr_mut(),
+            out: out.exact.buffer.ptr_mut(),
+            rounded,
             stride: x.stride() as u32,
             x: x.buffer.ptr_mut(),
             gate,

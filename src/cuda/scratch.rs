@@ -2,7 +2,8 @@
 
 use super::{
     attention::partial_floats,
-    buffer::{padded, Buffer, Rows},
+    buffer::{Buffer, Rows},
+    input::Input,
     kept::KeptShape,
     key_lists::{KeyLists, ListSizes},
     made::made,
@@ -25,11 +26,13 @@ pub(super) struct Sizes {
     /// 2K
     router: usize,
     top: usize,
+    /// Inputs of linear layers are rounded to bf16 beside the exact ones.
+    rounds: bool,
     kept: KeptShape,
 }
 
 impl Sizes {
-    pub fn new(checkpoint: &Checkpoint, rows: usize, kept: KeptShape) -> Self {
+    pub fn new(checkpoint: &Checkpoint, rows: usize, rounds: bool, kept: KeptShape) -> Self {
         let c: &Config = &checkpoint.config;
         let (router, top) = if c.is_moe { (2 * c.num_keys(), c.num_experts_per_tok) } else { (0, 0) };
         Sizes {
@@ -43,6 +46,7 @@ impl Sizes {
             vocab: c.vocab_size,
             router,
             top,
+            rounds,
             kept,
         }
     }
@@ -51,11 +55,6 @@ impl Sizes {
     fn table(&self) -> usize {
         self.rows.max(STEPS_MAX) * self.head_dim / 2
     }
-
-    /// The widest input of a linear layer.
-    fn widest(&self) -> usize {
-        padded(self.hidden.max(self.intermediate).max(self.q))
-    }
 }
 
 made! {
@@ -63,23 +62,22 @@ made! {
     pub(super) struct Scratch(z: Sizes) {
         pub next: Next = NextSizes { rows: z.rows, vocab: z.vocab },
         pub x: Rows = [z.rows, z.hidden],               // [rows, H]
-        pub h: Rows = [z.rows, z.hidden],               // [rows, H]
+        pub h: Input = ([z.rows, z.hidden], z.rounds),  // [rows, H]
         pub branch: Rows = [z.rows, z.hidden],          // [rows, H]
         pub q: Rows = [z.rows, z.q],                    // [rows, nq · d]
         pub k: Rows = [z.rows, z.kv],                   // [rows, nkv · d]
         pub v: Rows = [z.rows, z.kv],                   // [rows, nkv · d]
         pub mask: Buffer<f32> = z.rows * z.kept.mask_heads, // [rows, M]
-        pub attn: Rows = [z.rows, z.q],                 // [rows, nq · d]
+        pub attn: Input = ([z.rows, z.q], z.rounds),    // [rows, nq · d]
         pub cos: Buffer<f32> = z.table(),               // [max(rows, STEPS_MAX), d/2]
         pub sin: Buffer<f32> = z.table(),               // [max(rows, STEPS_MAX), d/2]
-        pub gate: Rows = [z.rows, z.intermediate],      // [rows, I]
+        pub gate: Input = ([z.rows, z.intermediate], z.rounds), // [rows, I]
         pub up: Rows = [z.rows, z.intermediate],        // [rows, I]
         pub router: Rows = [z.rows, z.router],          // [rows, 2K]
         pub expert: Buffer<u32> = z.rows * z.top,       // [rows, k]
         pub weight: Buffer<f32> = z.rows * z.top,       // [rows, k]
         pub logits: Rows = [1, z.vocab],                // [1, V]
         pub last: Rows = [1, z.hidden],                 // [1, H]
-        pub rounded: Buffer<u16> = z.rows * z.widest(),
         // What depends on the number of slots.
         pub lists: KeyLists = ListSizes { kept: z.kept, rows: z.rows },
         pub partial: Buffer<f32> = partial_floats(z.heads, z.head_dim, z.kept.slots),

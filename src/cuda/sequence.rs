@@ -239,7 +239,7 @@ impl Sequence {
             return Ok(());
         }
         (self.steps, self.scratch) = ([None, None], None);
-        let sizes = Sizes::new(&self.checkpoint, rows, self.shape);
+        let sizes = Sizes::new(&self.checkpoint, rows, self.activations == Activations::Bf16, self.shape);
         self.device().expect_room(Scratch::bytes_of(sizes), "the activations of a session on the GPU")?;
         self.scratch = Some(Box::new(Scratch::make(self.device(), sizes)?));
         Ok(())

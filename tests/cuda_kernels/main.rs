@@ -13,7 +13,7 @@ use common::{
     emulator,
 };
 use doge_engine::{
-    cuda::{Buffer, Device, DeviceMatrix, Experts, MaskScore, Projection, Residual, Rows},
+    cuda::{Buffer, Device, DeviceMatrix, Experts, Input, MaskScore, Projection, Residual, Rows},
     ops::Routing,
     reference::{self, gated_activation::activate, linear::linear},
     Activation, Dtype, Layout, Matrix,
@@ -34,6 +34,19 @@ fn chain(dtype: Dtype, n: usize) -> f64 {
         // a group of 32, its scale, this half warp's groups, the eight half warps, the bias
         true => (32 + 2 * n.div_ceil(256) + 8 + 2) as f64,
     }
+}
+
+/// Each element of `x`, padding included, stands beside it as bf16, if anything does.
+fn assert_rounded(what: &str, x: &Input) {
+    let mut want: Vec<u16> = padded(&x.exact).into_iter().map(|x| half::bf16::from_f32(x).to_bits()).collect();
+    want.truncate(x.rounded.len());
+    assert_passed(what, exactly("rounded", &x.rounded.to_vec().unwrap(), &want));
+}
+
+/// All rows with the zeros between them.
+fn padded(x: &Rows) -> Vec<f32> {
+    let (all, zeros) = (x.read(x.rows()).unwrap(), vec![0.0; x.stride() - x.cols()]);
+    all.chunks_exact(x.cols()).flat_map(|row| [row, &zeros].concat()).collect()
 }
 
 struct Weight {
@@ -72,7 +85,7 @@ fn norms_of_every_length() {
             let [x, branch] = [(); 2].map(|()| random.fill(fill, rows * cols, largest));
             let [gate, weight] = [(); 2].map(|()| random.fill(Fill::Uniform, cols, 1.0));
             let mut stream = Rows::from_slice(&gpu, cols, &x).unwrap();
-            let mut out = Rows::zeros(&gpu, rows, cols).unwrap();
+            let mut out = Input::new(Rows::zeros(&gpu, rows, cols).unwrap(), i % 3 != 0).unwrap();
             let (gate_there, branch_there) =
                 (Buffer::from_slice(&gpu, &gate).unwrap(), Rows::from_slice(&gpu, cols, &branch).unwrap());
             let residual = (i % 2 == 0).then_some(Residual { gate: &gate_there, branch: &branch_there });
@@ -87,7 +100,8 @@ fn norms_of_every_length() {
             let want: Vec<f64> = after.chunks_exact(cols).flat_map(norm).collect();
             let c = (cols.div_ceil(128) + 5 + 4) as f64 / 2.0 + 6.0;
             let what = format!("{cols} columns, {fill:?}");
-            assert_passed(&what, within("out", &out.read(rows).unwrap(), &want, |i| c * EPS * want[i].abs()));
+            assert_passed(&what, within("out", &out.exact.read(rows).unwrap(), &want, |i| c * EPS * want[i].abs()));
+            assert_rounded(&what, &out);
         }
     }
 }
