@@ -10,13 +10,13 @@ use super::{
     kept::Kept,
     linear::{DeviceMatrix, Projection},
     ops::{Experts, Residual},
-    scratch::Scratch,
+    scratch::{Scratch, BLOCK},
     weights::{DeviceLayer, DeviceLinear, DeviceWeights},
 };
 use crate::{
     model::{Config, Observer, Variant},
     ops::{Activations, Routing},
-    Dtype, Result,
+    Dtype, Error, Result,
 };
 
 /// What a forward pass needs beside its state.
@@ -48,11 +48,11 @@ fn projection<'a>(out: &'a mut Rows, linear: &'a DeviceLinear) -> Projection<'a>
 }
 
 impl Forward<'_> {
-    /// Runs the block of `n` tokens in `s.ids`, which stands where `s.at` says, through all layers. Leaves the normed stream
-    /// in `s.h`. `is_prompt` lets bf16 weights go to the tensor cores if the activations may be rounded.
+    /// Runs the block of `n` tokens in `s.ids`, which stands at `place` and where `s.at` says, through all layers. Leaves the
+    /// normed stream in `s.h`. `is_prompt` lets bf16 weights go to the tensor cores if the activations may be rounded.
     pub fn block(
         &self,
-        n: usize,
+        (place, n): (usize, usize),
         is_prompt: bool,
         layers: &mut [Kept],
         s: &mut Scratch,
@@ -66,7 +66,11 @@ impl Forward<'_> {
             watch.observer.hidden(0, watch.place, &watch.rows(&s.x)?);
         }
         for (i, (layer, kept)) in w.layers.iter().zip(layers).enumerate() {
-            self.attention(i, layer, kept, n, is_prompt, s, watch)?; //                         h -> branch
+            if n > BLOCK {
+                self.attention_in_parts(i, layer, kept, (place, n), is_prompt, s, watch)?;
+            } else {
+                self.attention(i, layer, kept, n, is_prompt, s, watch)?; //                     h -> branch
+            }
             if let Some(watch) = watch {
                 watch.observer.attn_out(i, watch.place, &watch.rows(&s.branch)?);
             }
@@ -147,6 +151,34 @@ impl Forward<'_> {
         // [n, H]
     }
 
+    /// Attention of a block that is too long for it, part by part in a scratch of its own: `s.h` to `s.branch`.
+    #[allow(clippy::too_many_arguments, reason = "as attention")]
+    fn attention_in_parts(
+        &self,
+        i: usize,
+        layer: &DeviceLayer,
+        kept: &mut Kept,
+        (place, n): (usize, usize),
+        is_prompt: bool,
+        s: &mut Scratch,
+        watch: &mut Option<Watch<'_>>,
+    ) -> Result<()> {
+        let none = || Error::BadArgument { what: "scratch", why: "has no room for a part".into() };
+        let part = s.part.as_deref_mut().ok_or_else(none)?;
+        let (stride, half) = (s.branch.stride(), self.config.head_dim / 2);
+        for first in (0..n).step_by(BLOCK) {
+            let rows = BLOCK.min(n - first);
+            part.h.copy(&s.h, first, rows)?;
+            part.cos.copy(0, &s.cos, first * half, rows * half)?;
+            part.sin.copy(0, &s.sin, first * half, rows * half)?;
+            part.next.stand_at(place + first)?;
+            let mut watch = watch.as_mut().map(|w| Watch { observer: &mut *w.observer, place: place + first, rows });
+            self.attention(i, layer, kept, rows, is_prompt, part, &mut watch)?;
+            s.branch.buffer.copy(first * stride, &part.branch.buffer, 0, rows * stride)?;
+        }
+        Ok(())
+    }
+
     /// The dense MLP and the routed experts (spec 4.5, 4.6): `s.h` to `s.branch`.
     fn mlp(
         &self,
@@ -215,7 +247,7 @@ impl Forward<'_> {
 
     /// One whole decode step: the token fed to the next one, the likeliest or one that is drawn, all on the device.
     pub fn decode_step(&self, draws: bool, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
-        self.block(1, false, layers, s, &mut None)?;
+        self.block((0, 1), false, layers, s, &mut None)?; // where it stands, the device knows
         self.logits(&mut s.logits, &s.h.exact)?;
         if draws {
             self.device.sample(&s.logits, &mut s.next)

@@ -26,6 +26,16 @@ impl Input {
         let rounded = Buffer::zeros(exact.buffer.device(), len)?;
         Ok(Input { exact, rounded })
     }
+
+    /// Copies the `n` rows of `from` that begin at row `first`; both are of one shape, and round or do not.
+    pub(super) fn copy(&mut self, from: &Input, first: usize, n: usize) -> Result<()> {
+        let stride = from.exact.stride();
+        self.exact.buffer.copy(0, &from.exact.buffer, first * stride, n * stride)?;
+        if self.rounded.is_empty() {
+            return Ok(());
+        }
+        self.rounded.copy(0, &from.rounded, first * stride, n * stride)
+    }
 }
 
 impl Made for Input {

@@ -9,7 +9,13 @@ use super::{
     made::made,
     next_token::{Next, NextSizes, STEPS_MAX},
 };
-use crate::model::{Checkpoint, Config};
+use crate::{
+    ffi,
+    model::{Checkpoint, Config},
+};
+
+/// Tokens that attention takes at once.
+pub(super) const BLOCK: usize = ffi::DOGE_CUDA_BLOCK as usize;
 
 /// What shapes a scratch: the letters of the spec in words.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +57,11 @@ impl Sizes {
         }
     }
 
+    /// Of a part of the block, if attention cannot take it whole.
+    fn part(&self) -> Option<Sizes> {
+        (self.rows > BLOCK).then_some(Sizes { rows: BLOCK, ..*self })
+    }
+
     /// Floats of a rotation table: of a block, and of a run.
     fn table(&self) -> usize {
         self.rows.max(STEPS_MAX) * self.head_dim / 2
@@ -78,6 +89,7 @@ made! {
         pub weight: Buffer<f32> = z.rows * z.top,       // [rows, k]
         pub logits: Rows = [1, z.vocab],                // [1, V]
         pub last: Rows = [1, z.hidden],                 // [1, H]
+        pub part: Option<Box<Scratch>> = z.part(),
         // What depends on the number of slots.
         pub lists: KeyLists = ListSizes { kept: z.kept, rows: z.rows },
         pub partial: Buffer<f32> = partial_floats(z.heads, z.head_dim, z.kept.slots),
