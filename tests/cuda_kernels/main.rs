@@ -223,6 +223,34 @@ fn experts_are_those_of_the_reference() {
     }
 }
 
+/// Sums of unlike keys that round to one score: the lowest ids win, also over those that rank higher on one side. The
+/// first key that is left out tells of it, on either side.
+#[test]
+fn sums_that_round_to_ties() {
+    let gpu = emulator::device();
+    let (keys, top, cols) = (300, 3, 8);
+    let one = (0..keys).map(|i| if i == 7 { 1e8 } else { -1e8 }).collect::<Vec<f32>>();
+    let many = (0..keys).map(|i| i as f32 / 1000.0).collect::<Vec<f32>>();
+    let table = Weight::new(&gpu, Dtype::F32, Layout::Rows, keys * keys, cols, &vec![0.0; keys * keys * cols]);
+    let router = Rows::from_slice(&gpu, 2 * keys, &[&one[..], &many, &many, &one].concat()).unwrap();
+    let (mut expert, mut weight) = (Buffer::zeros(&gpu, 2 * top).unwrap(), Buffer::zeros(&gpu, 2 * top).unwrap());
+    let [mut y, x] = [(); 2].map(|()| Rows::zeros(&gpu, 2, cols).unwrap());
+    let call = Experts {
+        router: &router,
+        down_embed: &table.matrix,
+        up_embed: &table.matrix,
+        num_keys: keys,
+        top,
+        routing: Routing::PerToken,
+        act: Activation::Silu,
+        expert: &mut expert,
+        weight: &mut weight,
+    };
+    gpu.experts(&mut y, &x, call, 2).unwrap();
+    assert_eq!(expert.to_vec().unwrap(), [2100, 2101, 2102, 7, 307, 607]);
+    assert_eq!(weight.to_vec().unwrap(), [1.0 / 3.0; 6]);
+}
+
 /// They check what they compute before they time it: a kernel that reads or multiplies something else is an error.
 #[test]
 fn roofs_are_of_right_results() {
