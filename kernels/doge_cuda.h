@@ -40,9 +40,10 @@ typedef struct DogeCudaEmbedArgs {
   uint32_t n_rows, cols, out_stride;
 } DogeCudaEmbedArgs;
 
-/* x[r] = gate * x[r] + branch[r] in place, unless gate is NULL; out[r] = rms_norm(x[r]). */
+/* x[r] = gate * x[r] + branch[r] in place, unless gate is NULL; out[r] = rms_norm(x[r]), and the same rounded to bf16. */
 typedef struct DogeCudaNormArgs {
   float *out;          /* [n_rows][stride] */
+  uint16_t *rounded;   /* [n_rows][stride] or NULL */
   float *x;            /* [n_rows][stride] */
   const float *gate;   /* [cols] or NULL */
   const float *branch; /* [n_rows][stride]; not read without gate */
@@ -78,13 +79,19 @@ typedef struct DogeCudaRoundArgs {
   size_t n;
 } DogeCudaRoundArgs;
 
+/* Rows, and rows of weights, that a block of the tensor kernels multiplies. */
+enum { DOGE_CUDA_GEMM_TILE = 64 };
+
 /* The linear layer on tensor cores: x rounded to bf16, bf16 weights, f32 sums in the order of the hardware. An output has
- * the same bits at every number of rows; they are not those of doge_linear_bf16. */
+ * the same bits at every number of rows; they are not those of doge_linear_bf16. The _gated kernel reads exactly two
+ * projections, gate and up, of the same size, and writes act(gate) * up rounded to bf16, and no `out`. */
 typedef struct DogeCudaGemmArgs {
   DogeCudaProjection projection[DOGE_CUDA_PROJECTIONS];
   const uint16_t *x;   /* [n_rows][x_stride] in bf16 */
+  uint16_t *gated;     /* [n_rows][projection[0].out_stride] in bf16; written by the _gated kernel */
   size_t stride_bytes; /* of a weight row */
   uint32_t n_rows, cols, x_stride;
+  uint32_t act; /* DogeActivation; read by the _gated kernel */
 } DogeCudaGemmArgs;
 
 /* The doge_roof_* kernels, which measure the device; kernels/cuda/roof.cu says what each leaves in `out`. */
@@ -225,7 +232,8 @@ typedef struct DogeCudaGatedArgs {
   uint32_t act;
 } DogeCudaGatedArgs;
 
-enum { DOGE_CUDA_KEYS_MAX = 256, DOGE_CUDA_TOP_MAX = 256, DOGE_CUDA_PAIRS_MAX = 2048 };
+/* An expert's id is a number of 32 bits; the chosen ones lie in a block's shared memory. */
+enum { DOGE_CUDA_KEYS_MAX = 65535, DOGE_CUDA_TOP_MAX = 256 };
 
 /* Router and routed experts of each row, one block of threads a row (spec 4.6): selects the n_top experts of largest
  * x[i] + y[j], ties to the lower id, and y[r] += sum_e weight[e] * act(down_embed[e] * x[r]) * up_embed[e]. */

@@ -12,14 +12,22 @@ namespace {
 using weight::CHUNK;
 constexpr uint32_t THREADS = DOGE_CUDA_EXPERT_THREADS, WARPS = THREADS / 32, PARTS_MAX = 8;
 
+/// Rank pairs (a, b), from 1, with a * b <= n_top.
+constexpr uint32_t pairs_of(uint32_t n_top) {
+  uint32_t pairs = 0;
+  for (uint32_t a = 1; a <= n_top; ++a) pairs += n_top / a;
+  return pairs;
+}
+// The best of a side, and the first one that is left out. The other keys stay where they are, so there may be many.
+constexpr uint32_t PAIRS_MAX = pairs_of(DOGE_CUDA_TOP_MAX), RANKS_MAX = DOGE_CUDA_TOP_MAX + 1;
+
 struct Shared {
-  float x[DOGE_CUDA_KEYS_MAX], y[DOGE_CUDA_KEYS_MAX]; // as they came
-  float sorted_x[DOGE_CUDA_KEYS_MAX], sorted_y[DOGE_CUDA_KEYS_MAX];
-  uint32_t key_x[DOGE_CUDA_KEYS_MAX], key_y[DOGE_CUDA_KEYS_MAX];
+  float sorted_x[RANKS_MAX], sorted_y[RANKS_MAX];
+  uint32_t key_x[RANKS_MAX], key_y[RANKS_MAX];
   union {
     struct {
-      float score[DOGE_CUDA_PAIRS_MAX];
-      uint32_t id[DOGE_CUDA_PAIRS_MAX];
+      float score[PAIRS_MAX];
+      uint32_t id[PAIRS_MAX];
     } pair;
     float up[THREADS * CHUNK];
   };
@@ -32,23 +40,24 @@ struct Shared {
 /// One key's value as it is compared: -0 counts as +0, NaN as -infinity, so that order and sums stay monotone.
 DOGE_DEVICE float ordered(float x) { return x == x ? x + 0.0f : -dev::infinity(); }
 
-/// Ranks one side: larger value first, then lower key.
-DOGE_DEVICE void sort_side(const float *from, float *sorted, uint32_t *key, uint32_t n) {
+/// Ranks one side, larger value first, then lower key, and keeps the best `ranks`.
+DOGE_DEVICE void sort_side(const float *from, float *sorted, uint32_t *key, uint32_t n, uint32_t ranks) {
   for (uint32_t i = dev::thread(); i < n; i += THREADS) {
+    const float mine = ordered(from[i]);
     uint32_t rank = 0;
-    for (uint32_t j = 0; j < n; ++j) rank += from[j] > from[i] || (from[j] == from[i] && j < i);
-    sorted[rank] = from[i];
-    key[rank] = i;
+    for (uint32_t j = 0; j < n; ++j) {
+      const float other = ordered(from[j]);
+      rank += other > mine || (other == mine && j < i);
+    }
+    if (rank < ranks) sorted[rank] = mine, key[rank] = i;
   }
 }
 
 /// Chooses the row's experts, into `expert` ascending by id, with their scores.
 DOGE_DEVICE void choose(Shared &s, const float *x, const float *y, uint32_t n_keys, uint32_t n_top) {
-  for (uint32_t i = dev::thread(); i < n_keys; i += THREADS) s.x[i] = ordered(x[i]), s.y[i] = ordered(y[i]);
   if (dev::thread() == 0) s.tie = 0;
-  dev::sync();
-  sort_side(s.x, s.sorted_x, s.key_x, n_keys);
-  sort_side(s.y, s.sorted_y, s.key_y, n_keys);
+  sort_side(x, s.sorted_x, s.key_x, n_keys, n_top + 1);
+  sort_side(y, s.sorted_y, s.key_y, n_keys, n_top + 1);
   dev::sync();
   // Rank a of x goes with ranks 1 .. n_top / a of y.
   uint32_t pairs = 0;
@@ -79,8 +88,11 @@ DOGE_DEVICE void choose(Shared &s, const float *x, const float *y, uint32_t n_ke
   if (s.tie != 0 && dev::thread() == 0) {
     uint32_t n = 0;
     while (n < n_top && s.best_score[n] > last) ++n;
-    for (uint32_t id = 0; n < n_top && id < n_keys * n_keys; ++id) {
-      if (ordered(s.x[id / n_keys] + s.y[id % n_keys]) == last) s.best[n++] = id;
+    for (uint32_t i = 0; n < n_top && i < n_keys; ++i) {
+      if (ordered(ordered(x[i]) + s.sorted_y[0]) < last) continue; // not even its best pair
+      for (uint32_t j = 0; n < n_top && j < n_keys; ++j) {
+        if (ordered(ordered(x[i]) + ordered(y[j])) == last) s.best[n++] = i * n_keys + j;
+      }
     }
   }
   dev::sync();

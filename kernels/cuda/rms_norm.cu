@@ -31,5 +31,9 @@ DOGE_KERNEL(doge_rms_norm, DOGE_CUDA_THREADS, DogeCudaNormArgs) {
   float sum = 0.0f;
   for (uint32_t i = 0; i < WARPS; ++i) sum += shared.part[i];
   const float scale = 1.0f / sqrtf(sum / (float)a.cols + a.eps);
-  for (uint32_t c = dev::thread(); c < a.cols; c += DOGE_CUDA_THREADS) a.out[row + c] = a.weight[c] * (x[c] * scale);
+  for (uint32_t c = dev::thread(); c < a.cols; c += DOGE_CUDA_THREADS) {
+    const float y = a.weight[c] * (x[c] * scale);
+    a.out[row + c] = y;
+    if (a.rounded != nullptr) a.rounded[row + c] = dev::to_bf16(y);
+  }
 }

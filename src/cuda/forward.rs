@@ -4,18 +4,19 @@
 use super::{
     attention::AttentionShape,
     attention_input::{Heads, MaskScore, Rotation},
-    buffer::{Buffer, Rows},
+    buffer::Rows,
     device::Device,
+    input::Input,
     kept::Kept,
-    linear::Projection,
+    linear::{DeviceMatrix, Projection},
     ops::{Experts, Residual},
-    scratch::Scratch,
+    scratch::{Scratch, BLOCK},
     weights::{DeviceLayer, DeviceLinear, DeviceWeights},
 };
 use crate::{
     model::{Config, Observer, Variant},
     ops::{Activations, Routing},
-    Dtype, Result,
+    Dtype, Error, Result,
 };
 
 /// What a forward pass needs beside its state.
@@ -47,11 +48,11 @@ fn projection<'a>(out: &'a mut Rows, linear: &'a DeviceLinear) -> Projection<'a>
 }
 
 impl Forward<'_> {
-    /// Runs the block of `n` tokens in `s.ids`, which stands where `s.at` says, through all layers. Leaves the normed stream
-    /// in `s.h`. `is_prompt` lets bf16 weights go to the tensor cores if the activations may be rounded.
+    /// Runs the block of `n` tokens in `s.ids`, which stands at `place` and where `s.at` says, through all layers. Leaves the
+    /// normed stream in `s.h`. `is_prompt` lets bf16 weights go to the tensor cores if the activations may be rounded.
     pub fn block(
         &self,
-        n: usize,
+        (place, n): (usize, usize),
         is_prompt: bool,
         layers: &mut [Kept],
         s: &mut Scratch,
@@ -65,7 +66,11 @@ impl Forward<'_> {
             watch.observer.hidden(0, watch.place, &watch.rows(&s.x)?);
         }
         for (i, (layer, kept)) in w.layers.iter().zip(layers).enumerate() {
-            self.attention(i, layer, kept, n, is_prompt, s, watch)?; //                         h -> branch
+            if n > BLOCK {
+                self.attention_in_parts(i, layer, kept, (place, n), is_prompt, s, watch)?;
+            } else {
+                self.attention(i, layer, kept, n, is_prompt, s, watch)?; //                     h -> branch
+            }
             if let Some(watch) = watch {
                 watch.observer.attn_out(i, watch.place, &watch.rows(&s.branch)?);
             }
@@ -85,27 +90,21 @@ impl Forward<'_> {
     }
 
     /// Linear layers of one input: on tensor cores where that is wanted, else exactly. Layers of several formats go one by one.
-    fn linear<const N: usize>(
-        &self,
-        mut projections: [Projection<'_>; N],
-        x: &Rows,
-        rounded: &mut Buffer<u16>,
-        n: usize,
-        is_prompt: bool,
-    ) -> Result<()> {
+    fn linear<const N: usize>(&self, mut projections: [Projection<'_>; N], x: &Input, n: usize, is_prompt: bool) -> Result<()> {
         let dtype = projections[0].weight.dtype();
         if projections.iter().any(|p| p.weight.dtype() != dtype) {
-            return projections.into_iter().try_for_each(|p| self.linear([p], x, rounded, n, is_prompt));
+            return projections.into_iter().try_for_each(|p| self.linear([p], x, n, is_prompt));
         }
-        if self.on_tensor_cores(dtype, is_prompt) {
-            self.device.gemm_bf16(&mut projections, x, rounded, n)
+        if self.on_tensor_cores(&projections.each_ref().map(|p| p.weight), is_prompt) {
+            self.device.gemm_bf16(&mut projections, x, n)
         } else {
-            self.device.linear(&mut projections, x, n)
+            self.device.linear(&mut projections, &x.exact, n)
         }
     }
 
-    fn on_tensor_cores(&self, dtype: Dtype, is_prompt: bool) -> bool {
-        is_prompt && dtype == Dtype::Bf16 && self.activations == Activations::Bf16
+    /// Layers that want their input rounded; those that are fused go there together or not at all.
+    fn on_tensor_cores(&self, weights: &[&DeviceMatrix], is_prompt: bool) -> bool {
+        is_prompt && self.activations == Activations::Bf16 && weights.iter().all(|weight| weight.dtype() == Dtype::Bf16)
     }
 
     /// Dynamic mask attention and its output projection (spec 4.2 to 4.4): `s.h` to `s.branch`.
@@ -124,7 +123,7 @@ impl Forward<'_> {
         let (nq, nkv, d) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
         let (q_proj, k_proj, v_proj) = (&layer.q_proj, &layer.k_proj, &layer.v_proj);
         let qkv = [projection(&mut s.q, q_proj), projection(&mut s.k, k_proj), projection(&mut s.v, v_proj)];
-        self.linear(qkv, &s.h, &mut s.rounded, n, is_prompt)?; //                               [n, nq | nkv, d]
+        self.linear(qkv, &s.h, n, is_prompt)?; //                                               [n, nq | nkv, d]
         let score = MaskScore { dt_weight: &layer.dt_weight, bias: layer.dt_bias.as_ref(), a: &layer.a };
         let q = Heads { rows: &mut s.q, heads: nq, norm: layer.q_norm.as_ref() };
         let k = Heads { rows: &mut s.k, heads: nkv, norm: layer.k_norm.as_ref() };
@@ -132,7 +131,7 @@ impl Forward<'_> {
         gpu.attention_input(&mut s.mask, &score, q, k, &s.v, &rotation, kept, &mut s.lists, n)?; // [n, M]
 
         let shape = AttentionShape { n_rows: n, q_heads: nq, scale: 1.0 / (d as f32).sqrt() };
-        gpu.dynamic_mask_attention(&mut s.attn, &s.q, (&s.k, &s.v), kept, &mut s.lists, &mut s.partial, &s.next.at, shape)?;
+        gpu.dynamic_mask_attention(&mut s.attn.exact, &s.q, (&s.k, &s.v), kept, &mut s.lists, &mut s.partial, &s.next.at, shape)?;
         if let Some(watch) = watch {
             let mut mask = vec![0.0; n * self.variant.mask_heads];
             s.mask.read(0, &mut mask)?;
@@ -145,8 +144,39 @@ impl Forward<'_> {
                 }
             }
         }
-        self.linear([projection(&mut s.branch, &layer.o_proj)], &s.attn, &mut s.rounded, n, is_prompt)
+        if self.on_tensor_cores(&[&layer.o_proj.weight], is_prompt) {
+            gpu.round(&mut s.attn, n)?;
+        }
+        self.linear([projection(&mut s.branch, &layer.o_proj)], &s.attn, n, is_prompt)
         // [n, H]
+    }
+
+    /// Attention of a block that is too long for it, part by part in a scratch of its own: `s.h` to `s.branch`.
+    #[allow(clippy::too_many_arguments, reason = "as attention")]
+    fn attention_in_parts(
+        &self,
+        i: usize,
+        layer: &DeviceLayer,
+        kept: &mut Kept,
+        (place, n): (usize, usize),
+        is_prompt: bool,
+        s: &mut Scratch,
+        watch: &mut Option<Watch<'_>>,
+    ) -> Result<()> {
+        let none = || Error::BadArgument { what: "scratch", why: "has no room for a part".into() };
+        let part = s.part.as_deref_mut().ok_or_else(none)?;
+        let (stride, half) = (s.branch.stride(), self.config.head_dim / 2);
+        for first in (0..n).step_by(BLOCK) {
+            let rows = BLOCK.min(n - first);
+            part.h.copy(&s.h, first, rows)?;
+            part.cos.copy(0, &s.cos, first * half, rows * half)?;
+            part.sin.copy(0, &s.sin, first * half, rows * half)?;
+            part.next.stand_at(place + first)?;
+            let mut watch = watch.as_mut().map(|w| Watch { observer: &mut *w.observer, place: place + first, rows });
+            self.attention(i, layer, kept, rows, is_prompt, part, &mut watch)?;
+            s.branch.buffer.copy(first * stride, &part.branch.buffer, 0, rows * stride)?;
+        }
+        Ok(())
     }
 
     /// The dense MLP and the routed experts (spec 4.5, 4.6): `s.h` to `s.branch`.
@@ -160,20 +190,25 @@ impl Forward<'_> {
         watch: &mut Option<Watch<'_>>,
     ) -> Result<()> {
         let (gpu, c) = (self.device, self.config);
-        let (gate_proj, up_proj) = (&layer.gate_proj, &layer.up_proj);
-        let formats = (gate_proj.weight.dtype(), up_proj.weight.dtype());
-        let mut both = [projection(&mut s.gate, gate_proj), projection(&mut s.up, up_proj)];
-        if formats.0 == formats.1 && !self.on_tensor_cores(formats.0, is_prompt) {
-            gpu.linear_gated(&mut both, &s.h, n, c.hidden_act)?; //                             [n, I]
+        let (gate_proj, up_proj, down_proj) = (&layer.gate_proj, &layer.up_proj, &layer.down_proj);
+        let mut both = [projection(&mut s.gate.exact, gate_proj), projection(&mut s.up, up_proj)];
+        let down = projection(&mut s.branch, down_proj);
+        if self.on_tensor_cores(&[&gate_proj.weight, &up_proj.weight, &down_proj.weight], is_prompt) {
+            gpu.gemm_gated_bf16(&mut s.gate.rounded, &mut both, &s.h, n, c.hidden_act)?; //     [n, I]
+            gpu.gemm_bf16(&mut [down], &s.gate, n)?; //                                         [n, H]
         } else {
-            self.linear(both, &s.h, &mut s.rounded, n, is_prompt)?;
-            gpu.gated_activation(&mut s.gate, &s.up, c.hidden_act, n)?;
+            if gate_proj.weight.dtype() == up_proj.weight.dtype() {
+                gpu.linear_gated(&mut both, &s.h.exact, n, c.hidden_act)?;
+            } else {
+                self.linear(both, &s.h, n, is_prompt)?;
+                gpu.gated_activation(&mut s.gate.exact, &s.up, c.hidden_act, n)?;
+            }
+            gpu.linear(&mut [down], &s.gate.exact, n)?;
         }
-        self.linear([projection(&mut s.branch, &layer.down_proj)], &s.gate, &mut s.rounded, n, is_prompt)?; // [n, H]
 
         let Some(experts) = &layer.experts else { return Ok(()) };
         let router = Projection { out: &mut s.router, weight: &experts.router_gate, bias: None };
-        gpu.linear(&mut [router], &s.h, n)?; //                                                 [n, 2K]
+        gpu.linear(&mut [router], &s.h.exact, n)?; //                                           [n, 2K]
         let top = c.num_experts_per_tok;
         let chosen = Experts {
             router: &s.router,
@@ -186,7 +221,7 @@ impl Forward<'_> {
             expert: &mut s.expert, //                                                           [n, k]
             weight: &mut s.weight,
         };
-        gpu.experts(&mut s.branch, &s.h, chosen, n)?; //                                        [n, H]
+        gpu.experts(&mut s.branch, &s.h.exact, chosen, n)?; //                                  [n, H]
         if let Some(watch) = watch {
             let (mut expert, mut weight) = (vec![0; n * top], vec![0.0; n * top]);
             s.expert.read(0, &mut expert)?;
@@ -199,8 +234,8 @@ impl Forward<'_> {
 
     /// The logits of row `row` of the normed stream, into `s.logits` (spec 3).
     pub fn head(&self, row: usize, s: &mut Scratch) -> Result<()> {
-        let stride = s.h.stride();
-        s.last.buffer.copy(0, &s.h.buffer, row * stride, stride)?;
+        let stride = s.h.exact.stride();
+        s.last.buffer.copy(0, &s.h.exact.buffer, row * stride, stride)?;
         self.logits(&mut s.logits, &s.last)
     }
 
@@ -212,8 +247,8 @@ impl Forward<'_> {
 
     /// One whole decode step: the token fed to the next one, the likeliest or one that is drawn, all on the device.
     pub fn decode_step(&self, draws: bool, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
-        self.block(1, false, layers, s, &mut None)?;
-        self.logits(&mut s.logits, &s.h)?;
+        self.block((0, 1), false, layers, s, &mut None)?; // where it stands, the device knows
+        self.logits(&mut s.logits, &s.h.exact)?;
         if draws {
             self.device.sample(&s.logits, &mut s.next)
         } else {

@@ -3,6 +3,7 @@
 use super::{
     buffer::{expect_len, padded, Buffer, Rows},
     device::Device,
+    input::Input,
 };
 use crate::{ffi, stride_bytes, Activation, Dtype, Error, Layout, Matrix, Result};
 
@@ -165,10 +166,7 @@ impl Device {
     pub fn linear_gated(&self, projections: &mut [Projection<'_>; 2], x: &Rows, n_rows: usize, act: Activation) -> Result<()> {
         let checked = check(projections, n_rows)?;
         x.expect("linear_gated: x", n_rows, checked.cols)?;
-        let outputs = checked.projection[0].out_features;
-        if outputs != checked.projection[1].out_features {
-            return Err(Error::BadArgument { what: "linear_gated", why: "gate and up have different sizes".into() });
-        }
+        let outputs = check_gated(&checked)?;
         let (which, rows) = rows_at_once(n_rows);
         let blocks = if checked.dtype.is_int() {
             outputs.div_ceil(ffi::DOGE_TILE)
@@ -181,40 +179,71 @@ impl Device {
         unsafe { self.launch(kernel, [blocks as usize, n_rows.div_ceil(rows), 1], &args) }
     }
 
-    /// As [`Device::linear`], on tensor cores: bf16 weights, `x` rounded to bf16 into `rounded` first.
+    /// As [`Device::linear`], on tensor cores: bf16 weights, and `x` as it was rounded.
     ///
     /// # Errors
-    /// As [`Device::linear`]; [`Error::BadArgument`] for weights of another format.
-    pub fn gemm_bf16<const N: usize>(
+    /// As [`Device::linear`]; [`Error::BadArgument`] for weights of another format, or an `x` without room to be rounded.
+    pub fn gemm_bf16<const N: usize>(&self, projections: &mut [Projection<'_>; N], x: &Input, n_rows: usize) -> Result<()> {
+        let checked = check(projections, n_rows)?;
+        let args = gemm_args(&checked, x, n_rows)?;
+        let tiles = checked.projection.iter().map(|p| p.out_features.div_ceil(ffi::DOGE_CUDA_GEMM_TILE) as usize).sum();
+        // SAFETY: as in `linear`; rows of x and of the weights are padded with zeros to `cols`.
+        unsafe { self.launch(&self.table().gemm_bf16_tensor, [tiles, gemm_blocks(n_rows), 1], &args) }
+    }
+
+    /// As [`Device::linear_gated`], on tensor cores: the result goes to `gated`, rounded to bf16, with the padding of gate's
+    /// `out`. No `out` is touched.
+    ///
+    /// # Errors
+    /// As [`Device::gemm_bf16`].
+    pub fn gemm_gated_bf16(
         &self,
-        projections: &mut [Projection<'_>; N],
-        x: &Rows,
-        rounded: &mut Buffer<u16>,
+        gated: &mut Buffer<u16>,
+        projections: &mut [Projection<'_>; 2],
+        x: &Input,
         n_rows: usize,
+        act: Activation,
     ) -> Result<()> {
         let checked = check(projections, n_rows)?;
-        x.expect("gemm_bf16: x", n_rows, checked.cols)?;
-        if checked.dtype != Dtype::Bf16 {
-            return Err(Error::BadArgument { what: "gemm_bf16: weight", why: format!("is {}, not bf16", checked.dtype) });
-        }
-        let n = n_rows * x.stride();
-        expect_len("gemm_bf16: rounded", rounded, n)?;
-        let round = ffi::DogeCudaRoundArgs { out: rounded.ptr_mut(), x: x.buffer.ptr(), n };
-        let threads = ffi::DOGE_CUDA_THREADS as usize;
-        // SAFETY: both hold n numbers.
-        unsafe { self.launch(&self.table().round_bf16, [n.div_ceil(8 * threads), 1, 1], &round)? };
-        let args = ffi::DogeCudaGemmArgs {
-            projection: checked.projection,
-            x: rounded.ptr(),
-            stride_bytes: checked.stride_bytes,
-            n_rows: n_rows as u32,
-            cols: padded(checked.cols) as u32,
-            x_stride: x.stride() as u32,
-        };
-        let tiles = checked.projection.iter().map(|p| p.out_features.div_ceil(64) as usize).sum();
-        // SAFETY: as in `linear`; rows of x and of the weights are padded with zeros to `cols`.
-        unsafe { self.launch(&self.table().gemm_bf16_tensor, [tiles, n_rows.div_ceil(64), 1], &args) }
+        let outputs = check_gated(&checked)?;
+        expect_len("gemm_gated_bf16: gated", gated, n_rows * checked.projection[0].out_stride as usize)?;
+        let args = ffi::DogeCudaGemmArgs { gated: gated.ptr_mut(), act: act as u32, ..gemm_args(&checked, x, n_rows)? };
+        let tiles = outputs.div_ceil(ffi::DOGE_CUDA_GEMM_TILE / 2) as usize;
+        // SAFETY: as in `gemm_bf16`; both have the same number of outputs, and `gated` is as large as gate's `out` must be.
+        unsafe { self.launch(&self.table().gemm_gated_bf16_tensor, [tiles, gemm_blocks(n_rows), 1], &args) }
     }
+}
+
+/// Outputs of gate and up, which must have the same number of them.
+fn check_gated(checked: &Checked) -> Result<u32> {
+    let [gate, up, _] = &checked.projection;
+    if gate.out_features != up.out_features {
+        return Err(Error::BadArgument { what: "linear_gated", why: "gate and up have different sizes".into() });
+    }
+    Ok(gate.out_features)
+}
+
+/// Blocks of threads that share the rows on tensor cores.
+fn gemm_blocks(n_rows: usize) -> usize {
+    n_rows.div_ceil(ffi::DOGE_CUDA_GEMM_TILE as usize)
+}
+
+fn gemm_args(checked: &Checked, x: &Input, n_rows: usize) -> Result<ffi::DogeCudaGemmArgs> {
+    x.exact.expect("gemm_bf16: x", n_rows, checked.cols)?;
+    expect_len("gemm_bf16: x rounded", &x.rounded, n_rows * x.exact.stride())?;
+    if checked.dtype != Dtype::Bf16 {
+        return Err(Error::BadArgument { what: "gemm_bf16: weight", why: format!("is {}, not bf16", checked.dtype) });
+    }
+    Ok(ffi::DogeCudaGemmArgs {
+        projection: checked.projection,
+        x: x.rounded.ptr(),
+        gated: std::ptr::null_mut(),
+        stride_bytes: checked.stride_bytes,
+        n_rows: n_rows as u32,
+        cols: padded(checked.cols) as u32,
+        x_stride: x.exact.stride() as u32,
+        act: 0,
+    })
 }
 
 fn linear_args(checked: &Checked, x: &Rows, n_rows: usize, act: u32) -> ffi::DogeCudaLinearArgs {

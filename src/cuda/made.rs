@@ -36,6 +36,17 @@ impl Made for Rows {
     }
 }
 
+/// What is made only sometimes.
+impl<T: Made> Made for Option<Box<T>> {
+    type Size = Option<T::Size>;
+    fn make(device: &Device, size: Self::Size) -> Result<Self> {
+        size.map(|size| T::make(device, size).map(Box::new)).transpose()
+    }
+    fn bytes_of(size: Self::Size) -> u128 {
+        size.map_or(0, T::bytes_of)
+    }
+}
+
 /// A struct of what is [`Made`], each field with its size, of the sizes of all.
 macro_rules! made {
     ($(#[$doc:meta])* $vis:vis struct $name:ident($sizes:ident: $Sizes:ty) {

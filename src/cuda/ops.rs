@@ -3,6 +3,7 @@
 use super::{
     buffer::{expect_len, Buffer, Rows},
     device::Device,
+    input::Input,
     linear::DeviceMatrix,
 };
 use crate::{ffi, ops::Routing, Activation, Error, Layout, Result};
@@ -58,13 +59,14 @@ impl Device {
         unsafe { self.launch(&self.table().embed[table.dtype as usize], [n_rows, 1, 1], &args) }
     }
 
-    /// `out = rms_norm(x)`, after `x = gate · x + branch` where there is a residual (spec 3, 4.1).
+    /// `out = rms_norm(x)`, after `x = gate · x + branch` where there is a residual (spec 3, 4.1); also rounded, where `out`
+    /// has room for that.
     ///
     /// # Errors
     /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
     pub fn rms_norm(
         &self,
-        out: &mut Rows,
+        out: &mut Input,
         x: &mut Rows,
         residual: Option<Residual<'_>>,
         weight: &Buffer<f32>,
@@ -73,7 +75,7 @@ impl Device {
     ) -> Result<()> {
         let cols = x.cols();
         x.expect("rms_norm: x", n_rows, cols)?;
-        out.expect("rms_norm: out", n_rows, cols)?;
+        out.exact.expect("rms_norm: out", n_rows, cols)?;
         expect_len("rms_norm: weight", weight, cols)?;
         let (mut gate, mut branch) = (std::ptr::null(), std::ptr::null());
         if let Some(residual) = &residual {
@@ -81,8 +83,14 @@ impl Device {
             residual.branch.expect("rms_norm: branch", n_rows, cols)?;
             (gate, branch) = (residual.gate.ptr(), residual.branch.buffer.ptr());
         }
+        let mut rounded = std::ptr::null_mut();
+        if !out.rounded.is_empty() {
+            expect_len("rms_norm: rounded", &out.rounded, n_rows * x.stride())?;
+            rounded = out.rounded.ptr_mut();
+        }
         let args = ffi::DogeCudaNormArgs {
-            out: out.buffer.ptr_mut(),
+            out: out.exact.buffer.ptr_mut(),
+            rounded,
             stride: x.stride() as u32,
             x: x.buffer.ptr_mut(),
             gate,
@@ -151,15 +159,14 @@ impl Device {
     }
 }
 
-/// An error if the router is larger than the kernel's tables.
+/// An error if the router chooses more than the kernel has room for.
 pub(super) fn check_router(keys: usize, top: usize) -> Result<()> {
-    let pairs: usize = (1..=top.min(keys)).map(|a| (top / a).min(keys)).sum();
     let fits = keys <= ffi::DOGE_CUDA_KEYS_MAX as usize && top <= ffi::DOGE_CUDA_TOP_MAX as usize;
-    if fits && top >= 1 && top <= keys * keys && pairs <= ffi::DOGE_CUDA_PAIRS_MAX as usize {
+    if fits && top >= 1 && top <= keys * keys {
         return Ok(());
     }
     Err(Error::UnsupportedOnDevice {
         what: format!("a router with {keys} keys that chooses {top} experts"),
-        why: "the kernel has room for 256 of each; use --device cpu".into(),
+        why: "the kernel has room for 256 experts a token, of up to 65535 keys a side; use --device cpu".into(),
     })
 }

@@ -2,13 +2,20 @@
 
 use super::{
     attention::partial_floats,
-    buffer::{padded, Buffer, Rows},
+    buffer::{Buffer, Rows},
+    input::Input,
     kept::KeptShape,
     key_lists::{KeyLists, ListSizes},
     made::made,
     next_token::{Next, NextSizes, STEPS_MAX},
 };
-use crate::model::{Checkpoint, Config};
+use crate::{
+    ffi,
+    model::{Checkpoint, Config},
+};
+
+/// Tokens that attention takes at once.
+pub(super) const BLOCK: usize = ffi::DOGE_CUDA_BLOCK as usize;
 
 /// What shapes a scratch: the letters of the spec in words.
 #[derive(Clone, Copy, Debug)]
@@ -25,11 +32,13 @@ pub(super) struct Sizes {
     /// 2K
     router: usize,
     top: usize,
+    /// Inputs of linear layers are rounded to bf16 beside the exact ones.
+    rounds: bool,
     kept: KeptShape,
 }
 
 impl Sizes {
-    pub fn new(checkpoint: &Checkpoint, rows: usize, kept: KeptShape) -> Self {
+    pub fn new(checkpoint: &Checkpoint, rows: usize, rounds: bool, kept: KeptShape) -> Self {
         let c: &Config = &checkpoint.config;
         let (router, top) = if c.is_moe { (2 * c.num_keys(), c.num_experts_per_tok) } else { (0, 0) };
         Sizes {
@@ -43,18 +52,19 @@ impl Sizes {
             vocab: c.vocab_size,
             router,
             top,
+            rounds,
             kept,
         }
+    }
+
+    /// Of a part of the block, if attention cannot take it whole.
+    fn part(&self) -> Option<Sizes> {
+        (self.rows > BLOCK).then_some(Sizes { rows: BLOCK, ..*self })
     }
 
     /// Floats of a rotation table: of a block, and of a run.
     fn table(&self) -> usize {
         self.rows.max(STEPS_MAX) * self.head_dim / 2
-    }
-
-    /// The widest input of a linear layer.
-    fn widest(&self) -> usize {
-        padded(self.hidden.max(self.intermediate).max(self.q))
     }
 }
 
@@ -63,23 +73,23 @@ made! {
     pub(super) struct Scratch(z: Sizes) {
         pub next: Next = NextSizes { rows: z.rows, vocab: z.vocab },
         pub x: Rows = [z.rows, z.hidden],               // [rows, H]
-        pub h: Rows = [z.rows, z.hidden],               // [rows, H]
+        pub h: Input = ([z.rows, z.hidden], z.rounds),  // [rows, H]
         pub branch: Rows = [z.rows, z.hidden],          // [rows, H]
         pub q: Rows = [z.rows, z.q],                    // [rows, nq · d]
         pub k: Rows = [z.rows, z.kv],                   // [rows, nkv · d]
         pub v: Rows = [z.rows, z.kv],                   // [rows, nkv · d]
         pub mask: Buffer<f32> = z.rows * z.kept.mask_heads, // [rows, M]
-        pub attn: Rows = [z.rows, z.q],                 // [rows, nq · d]
+        pub attn: Input = ([z.rows, z.q], z.rounds),    // [rows, nq · d]
         pub cos: Buffer<f32> = z.table(),               // [max(rows, STEPS_MAX), d/2]
         pub sin: Buffer<f32> = z.table(),               // [max(rows, STEPS_MAX), d/2]
-        pub gate: Rows = [z.rows, z.intermediate],      // [rows, I]
+        pub gate: Input = ([z.rows, z.intermediate], z.rounds), // [rows, I]
         pub up: Rows = [z.rows, z.intermediate],        // [rows, I]
         pub router: Rows = [z.rows, z.router],          // [rows, 2K]
         pub expert: Buffer<u32> = z.rows * z.top,       // [rows, k]
         pub weight: Buffer<f32> = z.rows * z.top,       // [rows, k]
         pub logits: Rows = [1, z.vocab],                // [1, V]
         pub last: Rows = [1, z.hidden],                 // [1, H]
-        pub rounded: Buffer<u16> = z.rows * z.widest(),
+        pub part: Option<Box<Scratch>> = z.part(),
         // What depends on the number of slots.
         pub lists: KeyLists = ListSizes { kept: z.kept, rows: z.rows },
         pub partial: Buffer<f32> = partial_floats(z.heads, z.head_dim, z.kept.slots),

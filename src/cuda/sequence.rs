@@ -10,12 +10,11 @@ use super::{
     kept::{Kept, KeptShape},
     made::Made,
     next_token::{Run, EOS_MAX, STEPS_MAX},
-    scratch::{Scratch, Sizes},
+    scratch::{Scratch, Sizes, BLOCK},
     weights::DeviceWeights,
     window::ring_rows,
 };
 use crate::{
-    ffi,
     model::{first_non_finite, Checkpoint, Observer, Rope, SessionOptions},
     ops::{Activations, Routing},
     Error, Result, Sampler,
@@ -131,7 +130,6 @@ impl Sequence {
     /// everything, the logits of every token among it. Room was reserved; ids are inside the vocabulary; `rope` is at the call.
     ///
     /// # Errors
-    /// [`Error::UnsupportedOnDevice`] for routing by other tokens over a longer prompt than a block holds;
     /// [`Error::Cancelled`], [`Error::NonFinite`], [`Error::OutOfMemory`], [`Error::Device`].
     pub fn feed(
         &mut self,
@@ -142,16 +140,9 @@ impl Sequence {
         watches: bool,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        const BLOCK_MAX: usize = ffi::DOGE_CUDA_BLOCK as usize;
         let is_moe = self.checkpoint.config.is_moe;
         let by_others = self.options.routing == Routing::Reference && is_moe;
-        if by_others && ids.len() > BLOCK_MAX {
-            return Err(Error::UnsupportedOnDevice {
-                what: format!("--routing reference for {} tokens in one call", ids.len()),
-                why: format!("the router then needs all of them at once, and a block holds {BLOCK_MAX}; use --routing per-token, or --device cpu"),
-            });
-        }
-        let block = if by_others { BLOCK_MAX } else { self.options.block.clamp(1, BLOCK_MAX) };
+        let block = if by_others { ids.len() } else { self.options.block.clamp(1, BLOCK) };
         let is_prompt = ids.len() > 1;
         self.make_scratch(block.min(ids.len()))?;
         let (head_dim, vocab_size) = (self.checkpoint.config.head_dim, self.checkpoint.config.vocab_size);
@@ -169,7 +160,7 @@ impl Sequence {
             s.next.ids.write(0, ids)?;
             s.next.stand_at(first)?;
             let mut watch = watches.then_some(Watch { observer: &mut *observer, place: first, rows: n });
-            forward.block(n, is_prompt, layers, s, &mut watch)?;
+            forward.block((first, n), is_prompt, layers, s, &mut watch)?;
             *place += n;
             let wanted = match (watches, i == last_block) {
                 (true, _) => 0..n,
@@ -239,7 +230,7 @@ impl Sequence {
             return Ok(());
         }
         (self.steps, self.scratch) = ([None, None], None);
-        let sizes = Sizes::new(&self.checkpoint, rows, self.shape);
+        let sizes = Sizes::new(&self.checkpoint, rows, self.activations == Activations::Bf16, self.shape);
         self.device().expect_room(Scratch::bytes_of(sizes), "the activations of a session on the GPU")?;
         self.scratch = Some(Box::new(Scratch::make(self.device(), sizes)?));
         Ok(())

@@ -415,6 +415,7 @@ const _: () = {
 #[derive(Copy, Clone)]
 pub struct DogeCudaNormArgs {
     pub out: *mut f32,
+    pub rounded: *mut u16,
     pub x: *mut f32,
     pub gate: *const f32,
     pub branch: *const f32,
@@ -426,17 +427,18 @@ pub struct DogeCudaNormArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaNormArgs"][::core::mem::size_of::<DogeCudaNormArgs>() - 56usize];
+    ["Size of DogeCudaNormArgs"][::core::mem::size_of::<DogeCudaNormArgs>() - 64usize];
     ["Alignment of DogeCudaNormArgs"][::core::mem::align_of::<DogeCudaNormArgs>() - 8usize];
     ["Offset of field: DogeCudaNormArgs::out"][::core::mem::offset_of!(DogeCudaNormArgs, out) - 0usize];
-    ["Offset of field: DogeCudaNormArgs::x"][::core::mem::offset_of!(DogeCudaNormArgs, x) - 8usize];
-    ["Offset of field: DogeCudaNormArgs::gate"][::core::mem::offset_of!(DogeCudaNormArgs, gate) - 16usize];
-    ["Offset of field: DogeCudaNormArgs::branch"][::core::mem::offset_of!(DogeCudaNormArgs, branch) - 24usize];
-    ["Offset of field: DogeCudaNormArgs::weight"][::core::mem::offset_of!(DogeCudaNormArgs, weight) - 32usize];
-    ["Offset of field: DogeCudaNormArgs::n_rows"][::core::mem::offset_of!(DogeCudaNormArgs, n_rows) - 40usize];
-    ["Offset of field: DogeCudaNormArgs::cols"][::core::mem::offset_of!(DogeCudaNormArgs, cols) - 44usize];
-    ["Offset of field: DogeCudaNormArgs::stride"][::core::mem::offset_of!(DogeCudaNormArgs, stride) - 48usize];
-    ["Offset of field: DogeCudaNormArgs::eps"][::core::mem::offset_of!(DogeCudaNormArgs, eps) - 52usize];
+    ["Offset of field: DogeCudaNormArgs::rounded"][::core::mem::offset_of!(DogeCudaNormArgs, rounded) - 8usize];
+    ["Offset of field: DogeCudaNormArgs::x"][::core::mem::offset_of!(DogeCudaNormArgs, x) - 16usize];
+    ["Offset of field: DogeCudaNormArgs::gate"][::core::mem::offset_of!(DogeCudaNormArgs, gate) - 24usize];
+    ["Offset of field: DogeCudaNormArgs::branch"][::core::mem::offset_of!(DogeCudaNormArgs, branch) - 32usize];
+    ["Offset of field: DogeCudaNormArgs::weight"][::core::mem::offset_of!(DogeCudaNormArgs, weight) - 40usize];
+    ["Offset of field: DogeCudaNormArgs::n_rows"][::core::mem::offset_of!(DogeCudaNormArgs, n_rows) - 48usize];
+    ["Offset of field: DogeCudaNormArgs::cols"][::core::mem::offset_of!(DogeCudaNormArgs, cols) - 52usize];
+    ["Offset of field: DogeCudaNormArgs::stride"][::core::mem::offset_of!(DogeCudaNormArgs, stride) - 56usize];
+    ["Offset of field: DogeCudaNormArgs::eps"][::core::mem::offset_of!(DogeCudaNormArgs, eps) - 60usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -497,26 +499,32 @@ const _: () = {
     ["Offset of field: DogeCudaRoundArgs::x"][::core::mem::offset_of!(DogeCudaRoundArgs, x) - 8usize];
     ["Offset of field: DogeCudaRoundArgs::n"][::core::mem::offset_of!(DogeCudaRoundArgs, n) - 16usize];
 };
+pub const DOGE_CUDA_GEMM_TILE: _bindgen_ty_8 = 64;
+pub type _bindgen_ty_8 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaGemmArgs {
     pub projection: [DogeCudaProjection; 3usize],
     pub x: *const u16,
+    pub gated: *mut u16,
     pub stride_bytes: usize,
     pub n_rows: u32,
     pub cols: u32,
     pub x_stride: u32,
+    pub act: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaGemmArgs"][::core::mem::size_of::<DogeCudaGemmArgs>() - 128usize];
+    ["Size of DogeCudaGemmArgs"][::core::mem::size_of::<DogeCudaGemmArgs>() - 136usize];
     ["Alignment of DogeCudaGemmArgs"][::core::mem::align_of::<DogeCudaGemmArgs>() - 8usize];
     ["Offset of field: DogeCudaGemmArgs::projection"][::core::mem::offset_of!(DogeCudaGemmArgs, projection) - 0usize];
     ["Offset of field: DogeCudaGemmArgs::x"][::core::mem::offset_of!(DogeCudaGemmArgs, x) - 96usize];
-    ["Offset of field: DogeCudaGemmArgs::stride_bytes"][::core::mem::offset_of!(DogeCudaGemmArgs, stride_bytes) - 104usize];
-    ["Offset of field: DogeCudaGemmArgs::n_rows"][::core::mem::offset_of!(DogeCudaGemmArgs, n_rows) - 112usize];
-    ["Offset of field: DogeCudaGemmArgs::cols"][::core::mem::offset_of!(DogeCudaGemmArgs, cols) - 116usize];
-    ["Offset of field: DogeCudaGemmArgs::x_stride"][::core::mem::offset_of!(DogeCudaGemmArgs, x_stride) - 120usize];
+    ["Offset of field: DogeCudaGemmArgs::gated"][::core::mem::offset_of!(DogeCudaGemmArgs, gated) - 104usize];
+    ["Offset of field: DogeCudaGemmArgs::stride_bytes"][::core::mem::offset_of!(DogeCudaGemmArgs, stride_bytes) - 112usize];
+    ["Offset of field: DogeCudaGemmArgs::n_rows"][::core::mem::offset_of!(DogeCudaGemmArgs, n_rows) - 120usize];
+    ["Offset of field: DogeCudaGemmArgs::cols"][::core::mem::offset_of!(DogeCudaGemmArgs, cols) - 124usize];
+    ["Offset of field: DogeCudaGemmArgs::x_stride"][::core::mem::offset_of!(DogeCudaGemmArgs, x_stride) - 128usize];
+    ["Offset of field: DogeCudaGemmArgs::act"][::core::mem::offset_of!(DogeCudaGemmArgs, act) - 132usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -599,10 +607,10 @@ const _: () = {
     ["Offset of field: DogeCudaMaskScoreArgs::n_heads"][::core::mem::offset_of!(DogeCudaMaskScoreArgs, n_heads) - 44usize];
     ["Offset of field: DogeCudaMaskScoreArgs::v_stride"][::core::mem::offset_of!(DogeCudaMaskScoreArgs, v_stride) - 48usize];
 };
-pub const DOGE_CUDA_TILE: _bindgen_ty_8 = 32;
-pub type _bindgen_ty_8 = ::core::ffi::c_uint;
-pub const DOGE_CUDA_BLOCK: _bindgen_ty_9 = 256;
+pub const DOGE_CUDA_TILE: _bindgen_ty_9 = 32;
 pub type _bindgen_ty_9 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_BLOCK: _bindgen_ty_10 = 256;
+pub type _bindgen_ty_10 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaKept {
@@ -852,10 +860,9 @@ const _: () = {
     ["Offset of field: DogeCudaGatedArgs::n"][::core::mem::offset_of!(DogeCudaGatedArgs, n) - 16usize];
     ["Offset of field: DogeCudaGatedArgs::act"][::core::mem::offset_of!(DogeCudaGatedArgs, act) - 24usize];
 };
-pub const DOGE_CUDA_KEYS_MAX: _bindgen_ty_10 = 256;
-pub const DOGE_CUDA_TOP_MAX: _bindgen_ty_10 = 256;
-pub const DOGE_CUDA_PAIRS_MAX: _bindgen_ty_10 = 2048;
-pub type _bindgen_ty_10 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_KEYS_MAX: _bindgen_ty_11 = 65535;
+pub const DOGE_CUDA_TOP_MAX: _bindgen_ty_11 = 256;
+pub type _bindgen_ty_11 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaExpertsArgs {
@@ -939,8 +946,8 @@ const _: () = {
     ["Offset of field: DogeCudaSampling::top_p"][::core::mem::offset_of!(DogeCudaSampling, top_p) - 8usize];
     ["Offset of field: DogeCudaSampling::min_p"][::core::mem::offset_of!(DogeCudaSampling, min_p) - 12usize];
 };
-pub const DOGE_CUDA_TOP_K_MAX: _bindgen_ty_11 = 512;
-pub type _bindgen_ty_11 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_TOP_K_MAX: _bindgen_ty_12 = 512;
+pub type _bindgen_ty_12 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaSampleArgs {

@@ -105,6 +105,12 @@ pub fn schedule(seed: u32) {
     unsafe { library().get::<unsafe extern "C" fn(u32)>(b"doge_emulator_seed").unwrap()(seed) }
 }
 
+/// Launches run so far; a real GPU does not count them.
+pub fn launches() -> Option<u64> {
+    // SAFETY: the function's own signature.
+    (!is_real()).then(|| unsafe { library().get::<unsafe extern "C" fn() -> u64>(b"doge_emulator_launches").unwrap()() })
+}
+
 /// What can be planted (emulator::Fault).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

@@ -33,10 +33,51 @@ fn what_the_gpu_cannot_do_has_a_name() {
     let moe =
         |keys: usize, top| move |c: &mut Config| (c.is_moe, c.num_experts, c.num_experts_per_tok) = (true, keys * keys, top);
     refused("257 experts", model(&moe(20, 257)));
-    let model = model(&moe(4, 3)).unwrap();
-    let mut session = Session::new(&model, &cpu(), SessionOptions::default().routing(Routing::Reference)).unwrap();
-    let error = session.feed(&[3; 257]).unwrap_err().to_string();
-    assert!(error.contains("--routing reference for 257 tokens"), "{error}");
+}
+
+/// Routing by other tokens: a prompt of three parts, of which the last is a single token, as one call; then tokens after it.
+#[test]
+fn long_prompts_routed_by_other_tokens() {
+    let _alone = alone();
+    emulator::schedule(2);
+    use reference::product_key_router::Routing::Reference;
+    let (ids, options) = (prompt(513), || SessionOptions::default().routing(Routing::Reference));
+    for (v1, dtype, top) in [(false, Dtype::F32, 9), (true, Dtype::Bf16, 49)] {
+        let model = on_the_gpu(
+            config(|c| {
+                (c.hidden_size, c.head_dim, c.intermediate_size, c.num_hidden_layers) = (24, 6, 8, 2);
+                (c.is_moe, c.num_experts, c.num_experts_per_tok, c.keep_window_size) = (true, 49, top, 70);
+            }),
+            v1,
+            dtype,
+        );
+        let checkpoint = model.checkpoint();
+        let mut truth = reference::forward::Session::new(&checkpoint.config, &checkpoint.weights);
+        let (mut session, mut seen) = (Session::new(&model, &cpu(), options()).unwrap(), All::default());
+        let mut want = truth.forward(&ids, Reference);
+        session.feed_observed(&ids, &mut seen).unwrap();
+        for id in [7, 8] {
+            want.extend(truth.forward(&[id], Reference));
+            seen.0.push(session.feed(&[id]).unwrap().to_vec());
+        }
+        assert_eq!(seen.0.len(), want.len());
+        for (place, (ours, want)) in seen.0.iter().zip(&want).enumerate() {
+            let top = want.iter().fold(0f64, |top, x| top.max(x.abs()));
+            for (ours, want) in ours.iter().zip(want) {
+                let error = (f64::from(*ours) - want).abs();
+                assert!(error <= 2e-5f64.max(1e-5 * top), "{dtype}, v1 {v1}, place {place}: {ours}, expected {want}");
+            }
+        }
+        // On tensor cores: all experts are chosen, so that rounding chooses no others.
+        if top == 49 {
+            let rounding = cpu().with_activations(Activations::Bf16);
+            let mut session = Session::new(&model, &rounding, options()).unwrap();
+            let (rounded, exact) = (session.feed(&ids).unwrap(), &seen.0[ids.len() - 1]);
+            let largest = exact.iter().fold(0f32, |top, x| top.max(x.abs()));
+            let worst = rounded.iter().zip(exact).fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+            assert!(worst > 0.0 && worst < 0.05 * largest, "{worst} of {largest}");
+        }
+    }
 }
 
 /// What only sessions on the CPU have is refused by name, and leaves the session as it was.

@@ -97,19 +97,54 @@ fn gate_and_up_with_every_activation() {
     }
 }
 
+fn rounded(gpu: &Device, cols: usize, x: &[f32]) -> Input {
+    let (rows, mut to) = (x.len() / cols, Input::new(Rows::from_slice(gpu, cols, x).unwrap(), true).unwrap());
+    gpu.round(&mut to, rows).unwrap();
+    assert_rounded("round", &to);
+    to
+}
+
+/// Gate and up on tensor cores: to the bit what the steps give one by one, for every activation.
+#[test]
+fn gate_and_up_on_tensor_cores() {
+    let gpu = emulator::device();
+    for (i, act) in Activation::ALL.into_iter().enumerate() {
+        let (rows, cols, n) = ([2, 70, 64, 9][i % 4], [40, 72, 200, 13][i % 4], [21, 33, 64, 100][i % 4]);
+        let random = &mut Random::new(i as u64);
+        let x = rounded(&gpu, cols, &random.fill(Fill::Uniform, rows * cols, 1.0));
+        let weights = [(); 2].map(|()| Weight::linear(&gpu, Dtype::Bf16, n, cols, random, Fill::Uniform));
+        let bias = [(); 2].map(|()| Buffer::from_slice(&gpu, &random.fill(Fill::Uniform, n, 1.0)).unwrap());
+        let [has_gate_bias, has_up_bias] = [i % 2 == 0, i % 3 == 0];
+        let mut gate = Input::new(Rows::zeros(&gpu, rows, n).unwrap(), true).unwrap();
+        let mut up = Rows::zeros(&gpu, rows, n).unwrap();
+        let mut gated = Buffer::zeros(&gpu, gate.rounded.len()).unwrap();
+        let mut both = [
+            Projection { out: &mut gate.exact, weight: &weights[0].matrix, bias: has_gate_bias.then_some(&bias[0]) },
+            Projection { out: &mut up, weight: &weights[1].matrix, bias: has_up_bias.then_some(&bias[1]) },
+        ];
+        gpu.gemm_gated_bf16(&mut gated, &mut both, &x, rows, act).unwrap();
+        gpu.gemm_bf16(&mut both, &x, rows).unwrap();
+        gpu.gated_activation(&mut gate.exact, &up, act, rows).unwrap();
+        gpu.round(&mut gate, rows).unwrap();
+        let (got, want) = (gated.to_vec().unwrap(), gate.rounded.to_vec().unwrap());
+        assert_passed(&format!("{act:?} {rows}x{cols} to {n}"), exactly("gated", &got, &want));
+        assert!(want.iter().any(|&x| x != 0), "{act:?}: nothing to compare");
+    }
+}
+
 #[test]
 fn tensor_cores_multiply_rounded_rows() {
     let gpu = emulator::device();
-    for (i, (rows, cols, outputs)) in
-        [(2, 8, [3, 0, 0]), (64, 32, [64, 8, 0]), (70, 72, [65, 13, 1]), (3, 200, [130, 0, 0])].into_iter().enumerate()
-    {
+    // Fewer steps of 32 columns than tiles are under way at once, as many, and more.
+    let shapes = [(2, 8, [3, 0, 0]), (64, 32, [64, 8, 0]), (70, 72, [65, 13, 1]), (3, 200, [130, 0, 0]), (5, 300, [9, 0, 70])];
+    for (i, (rows, cols, outputs)) in shapes.into_iter().enumerate() {
         let random = &mut Random::new(i as u64);
         let x = random.fill(Fill::Uniform, rows * cols, 1.0);
         let weights = outputs.map(|n| Weight::linear(&gpu, Dtype::Bf16, n, cols, random, Fill::Uniform));
         let bias = random.fill(Fill::Uniform, outputs[0], 1.0);
         let device_bias = Buffer::from_slice(&gpu, &bias).unwrap();
-        let run = |x: &[f32]| {
-            let rows = x.len() / cols;
+        let run = |x: &Input| {
+            let rows = x.exact.rows();
             let mut out = outputs.map(|n| Rows::zeros(&gpu, rows, n).unwrap());
             let [a, b, c] = &mut out;
             let mut projections = [
@@ -117,22 +152,22 @@ fn tensor_cores_multiply_rounded_rows() {
                 Projection { out: b, weight: &weights[1].matrix, bias: None },
                 Projection { out: c, weight: &weights[2].matrix, bias: None },
             ];
-            let x = Rows::from_slice(&gpu, cols, x).unwrap();
-            let mut rounded = Buffer::zeros(&gpu, rows * x.stride()).unwrap();
-            gpu.gemm_bf16(&mut projections, &x, &mut rounded, rows).unwrap();
+            gpu.gemm_bf16(&mut projections, x, rows).unwrap();
             out.map(|out| out.read(rows).unwrap())
         };
-        let got = run(&x);
-        let rounded: Vec<f32> = x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+        let input = rounded(&gpu, cols, &x);
+        let got = run(&input);
+        assert_eq!(run(&input), got, "{rows}x{cols}: copies that come late, and at once");
+        let x: Vec<f32> = x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
         for (p, &n) in outputs.iter().enumerate() {
             let bias = (p == 0).then_some(&bias[..]);
-            let (want, terms): (Vec<_>, Vec<_>) = rounded.chunks_exact(cols).map(|x| weights[p].of(x, bias, n)).unzip();
+            let (want, terms): (Vec<_>, Vec<_>) = x.chunks_exact(cols).map(|x| weights[p].of(x, bias, n)).unzip();
             let (want, terms) = (want.concat(), terms.concat());
             // Products of two bf16 are exact in f32; the hardware may truncate where we round, in any order of the sum.
             let c = 2.0 * (cols + 2) as f64;
             assert_passed(&format!("{rows}x{cols} to {n}"), within("out", &got[p], &want, |i| c * EPS * terms[i]));
         }
-        let alone = run(&x[(rows - 1) * cols..]);
+        let alone = run(&rounded(&gpu, cols, &x[(rows - 1) * cols..])); // rounded twice is rounded once
         assert_passed("the last row alone", exactly("out", &alone[0], &got[0][(rows - 1) * outputs[0]..]));
     }
 }

@@ -13,7 +13,7 @@ use common::{
     emulator,
 };
 use doge_engine::{
-    cuda::{Buffer, Device, DeviceMatrix, Experts, MaskScore, Projection, Residual, Rows},
+    cuda::{Buffer, Device, DeviceMatrix, Experts, Input, MaskScore, Projection, Residual, Rows},
     ops::Routing,
     reference::{self, gated_activation::activate, linear::linear},
     Activation, Dtype, Layout, Matrix,
@@ -34,6 +34,19 @@ fn chain(dtype: Dtype, n: usize) -> f64 {
         // a group of 32, its scale, this half warp's groups, the eight half warps, the bias
         true => (32 + 2 * n.div_ceil(256) + 8 + 2) as f64,
     }
+}
+
+/// Each element of `x`, padding included, stands beside it as bf16, if anything does.
+fn assert_rounded(what: &str, x: &Input) {
+    let mut want: Vec<u16> = padded(&x.exact).into_iter().map(|x| half::bf16::from_f32(x).to_bits()).collect();
+    want.truncate(x.rounded.len());
+    assert_passed(what, exactly("rounded", &x.rounded.to_vec().unwrap(), &want));
+}
+
+/// All rows with the zeros between them.
+fn padded(x: &Rows) -> Vec<f32> {
+    let (all, zeros) = (x.read(x.rows()).unwrap(), vec![0.0; x.stride() - x.cols()]);
+    all.chunks_exact(x.cols()).flat_map(|row| [row, &zeros].concat()).collect()
 }
 
 struct Weight {
@@ -72,7 +85,7 @@ fn norms_of_every_length() {
             let [x, branch] = [(); 2].map(|()| random.fill(fill, rows * cols, largest));
             let [gate, weight] = [(); 2].map(|()| random.fill(Fill::Uniform, cols, 1.0));
             let mut stream = Rows::from_slice(&gpu, cols, &x).unwrap();
-            let mut out = Rows::zeros(&gpu, rows, cols).unwrap();
+            let mut out = Input::new(Rows::zeros(&gpu, rows, cols).unwrap(), i % 3 != 0).unwrap();
             let (gate_there, branch_there) =
                 (Buffer::from_slice(&gpu, &gate).unwrap(), Rows::from_slice(&gpu, cols, &branch).unwrap());
             let residual = (i % 2 == 0).then_some(Residual { gate: &gate_there, branch: &branch_there });
@@ -87,7 +100,8 @@ fn norms_of_every_length() {
             let want: Vec<f64> = after.chunks_exact(cols).flat_map(norm).collect();
             let c = (cols.div_ceil(128) + 5 + 4) as f64 / 2.0 + 6.0;
             let what = format!("{cols} columns, {fill:?}");
-            assert_passed(&what, within("out", &out.read(rows).unwrap(), &want, |i| c * EPS * want[i].abs()));
+            assert_passed(&what, within("out", &out.exact.read(rows).unwrap(), &want, |i| c * EPS * want[i].abs()));
+            assert_rounded(&what, &out);
         }
     }
 }
@@ -128,8 +142,20 @@ fn mask_scores_of_every_shape() {
 #[test]
 fn experts_are_those_of_the_reference() {
     let gpu = emulator::device();
-    let shapes =
-        [(1, 1, 16), (2, 3, 48), (4, 2, 40), (5, 7, 12), (6, 20, 64), (9, 81, 8), (16, 30, 100), (32, 16, 256), (128, 64, 24)];
+    // The last two: as many experts as there is room for, more keys than a block has threads.
+    let shapes = [
+        (1, 1, 16),
+        (2, 3, 48),
+        (4, 2, 40),
+        (5, 7, 12),
+        (6, 20, 64),
+        (9, 81, 8),
+        (16, 30, 100),
+        (32, 16, 256),
+        (128, 64, 24),
+        (17, 256, 9),
+        (301, 70, 3),
+    ];
     for (i, (keys, top, cols)) in shapes.into_iter().enumerate() {
         for (j, fill) in [Fill::Uniform, Fill::Ties, Fill::Zeros].into_iter().enumerate() {
             let dtype = Dtype::ALL[(i + j) % 5];
@@ -195,6 +221,34 @@ fn experts_are_those_of_the_reference() {
             }
         }
     }
+}
+
+/// Sums of unlike keys that round to one score: the lowest ids win, also over those that rank higher on one side. The
+/// first key that is left out tells of it, on either side.
+#[test]
+fn sums_that_round_to_ties() {
+    let gpu = emulator::device();
+    let (keys, top, cols) = (300, 3, 8);
+    let one = (0..keys).map(|i| if i == 7 { 1e8 } else { -1e8 }).collect::<Vec<f32>>();
+    let many = (0..keys).map(|i| i as f32 / 1000.0).collect::<Vec<f32>>();
+    let table = Weight::new(&gpu, Dtype::F32, Layout::Rows, keys * keys, cols, &vec![0.0; keys * keys * cols]);
+    let router = Rows::from_slice(&gpu, 2 * keys, &[&one[..], &many, &many, &one].concat()).unwrap();
+    let (mut expert, mut weight) = (Buffer::zeros(&gpu, 2 * top).unwrap(), Buffer::zeros(&gpu, 2 * top).unwrap());
+    let [mut y, x] = [(); 2].map(|()| Rows::zeros(&gpu, 2, cols).unwrap());
+    let call = Experts {
+        router: &router,
+        down_embed: &table.matrix,
+        up_embed: &table.matrix,
+        num_keys: keys,
+        top,
+        routing: Routing::PerToken,
+        act: Activation::Silu,
+        expert: &mut expert,
+        weight: &mut weight,
+    };
+    gpu.experts(&mut y, &x, call, 2).unwrap();
+    assert_eq!(expert.to_vec().unwrap(), [2100, 2101, 2102, 7, 307, 607]);
+    assert_eq!(weight.to_vec().unwrap(), [1.0 / 3.0; 6]);
 }
 
 /// They check what they compute before they time it: a kernel that reads or multiplies something else is an error.

@@ -39,6 +39,7 @@ std::mutex lock;
 Graph *capturing;
 std::map<Pointer, size_t> allocated;
 size_t in_use;
+unsigned long long launches;
 std::string last_error;
 
 unsigned long long setting(const char *name, unsigned long long otherwise) {
@@ -51,6 +52,7 @@ size_t memory() { return (size_t)setting("DOGE_EMULATOR_MEMORY", 8ull << 30); }
 uint32_t seed = (uint32_t)setting("DOGE_EMULATOR_SEED", 2);
 
 Result run(const Launch &launch) {
+  ++launches;
   const uint32_t mine = seed;
   if (seed > 1) ++seed;
   const char *const error = emulator::launch(*launch.kernel, launch.grid, launch.args.data(), mine);
@@ -90,6 +92,9 @@ Result moves() { return capturing == nullptr ? SUCCESS : STREAM_CAPTURE_UNSUPPOR
 
 /// The schedule from now on: 0 ascending threads, 1 descending ones and blocks, above that random, another one each launch.
 extern "C" __attribute__((visibility("default"))) void doge_emulator_seed(uint32_t value) { seed = value; }
+
+/// Launches run so far, those of graphs among them.
+extern "C" __attribute__((visibility("default"))) unsigned long long doge_emulator_launches() { return launches; }
 
 API cuInit(unsigned) { return setting("DOGE_EMULATOR_DEVICES", 1) == 0 ? NO_DEVICE : SUCCESS; }
 API cuDeviceGetCount(int *n) { return *n = (int)setting("DOGE_EMULATOR_DEVICES", 1), SUCCESS; }

@@ -1,7 +1,7 @@
 //! Inputs, launches and checks of each.
 
 use doge_engine::{
-    cuda::{Buffer, Device, DeviceMatrix, Experts, FullSets, LayerShape, Projection, Residual, Rows},
+    cuda::{Buffer, Device, DeviceMatrix, Experts, FullSets, Input, LayerShape, Projection, Residual, Rows},
     ops::Routing,
     reference::{
         close::{activation_budget, attention_budget, chain, exactly, within, Worst, EPS},
@@ -40,8 +40,8 @@ pub struct Linear {
     /// The first 16 rows of the weights, widened.
     wide: Vec<f32>,
     x: Vec<f32>,
-    x_there: Rows,
-    rounded: Option<Buffer<u16>>,
+    x_there: Input,
+    rounds: bool,
     out: Rows,
 }
 
@@ -59,13 +59,16 @@ impl Linear {
         let mut store = Store::new(1);
         let layout = if dtype.is_int() { Layout::Tiles } else { Layout::Rows };
         let (weight, x) = (store.weights(dtype, layout, outputs, cols)?, numbers(&mut store, rows * cols, -1.0, 1.0)?);
-        let x_there = Rows::from_slice(gpu, cols, &x)?;
+        let mut x_there = Input::new(Rows::from_slice(gpu, cols, &x)?, rounds)?;
+        if rounds {
+            gpu.round(&mut x_there, rows)?;
+        }
         Ok(Box::new(Linear {
             weight: copies(n, |_| DeviceMatrix::upload(gpu, weight.get(0)))?,
             wide: widen(strip(&weight.get(0), 0, TILE)),
-            rounded: rounds.then(|| Buffer::zeros(gpu, rows * x_there.stride())).transpose()?,
             x,
             x_there,
+            rounds,
             out: Rows::zeros(gpu, rows, outputs)?,
         }))
     }
@@ -73,29 +76,27 @@ impl Linear {
 
 impl DeviceJob for Linear {
     fn run(&mut self, gpu: &Device, copy: usize) -> Result<()> {
-        let rows = self.x_there.rows();
+        let (x, rows) = (&self.x_there, self.x_there.exact.rows());
         let mut projections = [Projection { out: &mut self.out, weight: &self.weight[copy], bias: None }];
-        match &mut self.rounded {
-            Some(rounded) => gpu.gemm_bf16(&mut projections, &self.x_there, rounded, rows),
-            None => gpu.linear(&mut projections, &self.x_there, rows),
+        if self.rounds {
+            gpu.gemm_bf16(&mut projections, x, rows)
+        } else {
+            gpu.linear(&mut projections, &x.exact, rows)
         }
     }
 
     fn check(&mut self, gpu: &Device) -> Result<Worst> {
         self.run(gpu, 0)?;
-        let (rows, cols, outputs) = (self.x_there.rows(), self.x_there.cols(), self.out.cols());
+        let (rows, cols, outputs) = (self.x_there.exact.rows(), self.x_there.exact.cols(), self.out.cols());
         let out = self.out.read(rows)?;
         let mut worst = Worst::default();
         for row in [0, rows - 1] {
-            let rounds = |&x: &f32| if self.rounded.is_some() { bf16::from_f32(x).to_f32() } else { x };
+            let rounds = |&x: &f32| if self.rounds { bf16::from_f32(x).to_f32() } else { x };
             let x: Vec<f32> = self.x[row * cols..][..cols].iter().map(rounds).collect();
             let want = linear(&self.wide, &f64s(&x), None, TILE);
             let terms = linear(&magnitudes(&self.wide), &f64s(&magnitudes(&x)), None, TILE);
             // Tensor cores may truncate, in any order; whole numbers are summed by groups of 32, each with its scale.
-            let c = match self.rounded {
-                Some(_) => 2.0 * (cols + 2) as f64,
-                None => chain(cols, LANES) + 32.0,
-            };
+            let c = if self.rounds { 2.0 * (cols + 2) as f64 } else { chain(cols, LANES) + 32.0 };
             worst = worst.max(within(&format!("out[{row}]"), &out[row * outputs..][..TILE], &want, |i| c * EPS * terms[i]));
         }
         Ok(worst)
@@ -144,7 +145,7 @@ pub struct Norm {
     x: Vec<f32>,
     weight: Vec<f32>,
     x_there: Vec<Rows>,
-    out: Vec<Rows>,
+    out: Vec<Input>,
     weight_there: Buffer<f32>,
     residual: Option<GatedBranch>,
 }
@@ -172,7 +173,7 @@ impl Norm {
         };
         Ok(Box::new(Norm {
             x_there: copies(n, |_| Rows::from_slice(gpu, cols, &x))?,
-            out: copies(n, |_| Rows::zeros(gpu, rows, cols))?,
+            out: copies(n, |_| Input::new(Rows::zeros(gpu, rows, cols)?, false))?,
             weight_there: Buffer::from_slice(gpu, &weight)?,
             x,
             weight,
@@ -183,15 +184,15 @@ impl Norm {
 
 impl DeviceJob for Norm {
     fn run(&mut self, gpu: &Device, copy: usize) -> Result<()> {
-        let rows = self.out[copy].rows();
+        let rows = self.x_there[copy].rows();
         let residual = self.residual.as_ref().map(|r| Residual { gate: &r.gate_there, branch: &r.branch_there[copy] });
         gpu.rms_norm(&mut self.out[copy], &mut self.x_there[copy], residual, &self.weight_there, RMS_EPS, rows)
     }
 
     fn check(&mut self, gpu: &Device) -> Result<Worst> {
         self.run(gpu, 0)?;
-        let (rows, cols) = (self.out[0].rows(), self.out[0].cols());
-        let (out, x) = (self.out[0].read(rows)?, self.x_there[0].read(rows)?);
+        let (rows, cols) = (self.x_there[0].rows(), self.x_there[0].cols());
+        let (out, x) = (self.out[0].exact.read(rows)?, self.x_there[0].read(rows)?);
         let mut worst = Worst::default();
         for row in [0, rows - 1].map(|row| row * cols..(row + 1) * cols) {
             let mut want = f64s(&self.x[row.clone()]);

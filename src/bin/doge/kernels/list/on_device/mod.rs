@@ -20,7 +20,7 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
     ("rope", "belongs to a sequence's launches"),
     ("mask_score", "belongs to a sequence's launches"),
     ("quantize_row", "whole numbers are widened instead"),
-    ("round_row", "part of gemm_bf16"),
+    ("round_row", "what writes a row rounds it"),
     ("product_key_router", "part of expert_mix"),
     ("argmax", "belongs to a sequence's launches"),
 ];
