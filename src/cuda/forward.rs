@@ -25,7 +25,7 @@ pub(super) struct Forward<'a> {
     pub variant: &'a Variant,
     pub weights: &'a DeviceWeights,
     pub routing: Routing,
-    /// In which form bf16 weights of a prompt meet their input.
+    /// In which form bf16 weights of a prompt meet their input, and its queries their keys.
     pub activations: Activations,
 }
 
@@ -48,7 +48,7 @@ fn projection<'a>(out: &'a mut Rows, linear: &'a DeviceLinear) -> Projection<'a>
 
 impl Forward<'_> {
     /// Runs the block of `n` tokens in `s.ids`, which stands where `s.at` says, through all layers. Leaves the normed stream
-    /// in `s.h`. `is_prompt` lets bf16 weights go to the tensor cores if the activations may be rounded.
+    /// in `s.h`. `is_prompt` lets bf16 weights and attention go to the tensor cores if the activations may be rounded.
     pub fn block(
         &self,
         n: usize,
@@ -105,7 +105,11 @@ impl Forward<'_> {
     }
 
     fn on_tensor_cores(&self, dtype: Dtype, is_prompt: bool) -> bool {
-        is_prompt && dtype == Dtype::Bf16 && self.activations == Activations::Bf16
+        dtype == Dtype::Bf16 && self.may_round(is_prompt)
+    }
+
+    fn may_round(&self, is_prompt: bool) -> bool {
+        is_prompt && self.activations == Activations::Bf16
     }
 
     /// Dynamic mask attention and its output projection (spec 4.2 to 4.4): `s.h` to `s.branch`.
@@ -131,7 +135,8 @@ impl Forward<'_> {
         let rotation = Rotation { cos: &s.cos, sin: &s.sin, at: &s.next.at, head_dim: d, eps: c.rms_norm_eps };
         gpu.attention_input(&mut s.mask, &score, q, k, &s.v, &rotation, kept, &mut s.lists, n)?; // [n, M]
 
-        let shape = AttentionShape { n_rows: n, q_heads: nq, scale: 1.0 / (d as f32).sqrt() };
+        let (scale, rounds) = (1.0 / (d as f32).sqrt(), self.may_round(is_prompt));
+        let shape = AttentionShape { n_rows: n, q_heads: nq, scale, rounds };
         gpu.dynamic_mask_attention(&mut s.attn, &s.q, (&s.k, &s.v), kept, &mut s.lists, &mut s.partial, &s.next.at, shape)?;
         if let Some(watch) = watch {
             let mut mask = vec![0.0; n * self.variant.mask_heads];
