@@ -20,6 +20,7 @@ INSTRUCTIONS = {
     "copy128": r"\bLDGSTS\.E\.BYPASS\S*128",
     "tensor": r"\bHMMA\.16816\.F32\.BF16",
     "matrices": r"\bLDSM\.16\.M88\.4",
+    "transposed": r"\bLDSM\.16\.MT88\.4",
     "shuffle": r"\bSHFL\.BFLY",
     "barrier": r"\bBAR\.SYNC",
     "fma": r"\bFFMA",

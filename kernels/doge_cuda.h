@@ -186,7 +186,11 @@ typedef struct DogeCudaWindowChooseArgs {
 
 /* Attention of a block's queries over their keys (spec 4.4). doge_attention_decode: one query, a block of threads for each
  * tile of slots, partial results to `partial`, merged by doge_decode_merge. doge_attention_prefill: any number of
- * queries over the key lists. Both give a query the same bits. With `seen`, tiles are of neighbouring places of the ring. */
+ * queries over the key lists. Both give a query the same bits. With `seen`, tiles are of neighbouring places of the ring.
+ * doge_attention_prefill_bf16_tensor: the same for one query and more, with q, k, v and the weights rounded to bf16, products summed
+ * in the order of the hardware. A query has the same bits at every cut of its prompt with `seen`, and without while no key lost
+ * its slot in the block that holds the query: a key that did stands in the list too, and moves those behind it to other places of a
+ * product. */
 typedef struct DogeCudaAttentionArgs {
   DogeCudaKept kept;
   DogeCudaKeyList list;

@@ -50,6 +50,13 @@ DOGE_DEVICE uint16_t to_bf16(float x) {
   return y;
 }
 
+/// Two of them in a word, `low` in its low half.
+DOGE_DEVICE uint32_t to_bf16(float low, float high) {
+  uint32_t y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+}
+
 /// 16 bytes from global to shared memory, zeros where not `valid`; there after copy_wait and a barrier.
 DOGE_DEVICE void copy16_async(void *to, const void *from, bool valid) {
   const uint32_t address = (uint32_t)__cvta_generic_to_shared(to), bytes = valid ? 16 : 0;
@@ -64,6 +71,16 @@ DOGE_DEVICE Words4 load_matrices(const void *row) {
   const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
   Words4 r;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r.w[0]), "=r"(r.w[1]), "=r"(r.w[2]), "=r"(r.w[3])
+               : "r"(address)
+               : "memory");
+  return r;
+}
+/// The same, each matrix transposed.
+DOGE_DEVICE Words4 load_matrices_transposed(const void *row) {
+  const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
+  Words4 r;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r.w[0]), "=r"(r.w[1]), "=r"(r.w[2]), "=r"(r.w[3])
                : "r"(address)
                : "memory");

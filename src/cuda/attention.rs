@@ -12,6 +12,7 @@ pub(super) const HEAD_DIM_MAX: usize = 256;
 /// Heads that a block of threads of the decode kernel serves together.
 const DECODE_HEADS: usize = 2;
 const PREFILL_ROWS: usize = 8;
+const TENSOR_ROWS: usize = 64;
 
 /// The sizes of a call of attention.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub struct AttentionShape {
     /// Attention heads; a multiple of the mask heads.
     pub q_heads: usize,
     pub scale: f32,
+    /// May q, k, v and the weights of the softmax be rounded to bf16, for the tensor cores?
+    pub rounds: bool,
 }
 
 /// Floats that a decode step's partial results take.
@@ -31,7 +34,7 @@ pub(super) fn partial_floats(q_heads: usize, head_dim: usize, slots: usize) -> u
 impl Device {
     /// Attention of a block's queries over the keys they keep (spec 4.4): `q` and `out` are `[n_rows, q_heads · d]`, `k` and `v`
     /// the block's own `[n_rows, kv_heads · d]`, offered to `kept` before; those that stay are in its arena afterwards. One query
-    /// and many give the same bits.
+    /// and many give the same bits; rounded, while no key was dropped (kernels/doge_cuda.h).
     ///
     /// # Errors
     /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
@@ -47,7 +50,7 @@ impl Device {
         at: &Place,
         shape: AttentionShape,
     ) -> Result<()> {
-        let AttentionShape { n_rows, q_heads, scale } = shape;
+        let AttentionShape { n_rows, q_heads, scale, rounds } = shape;
         let (d, mask_heads, kv_heads, slots) =
             (kept.shape().head_dim, kept.shape().mask_heads, kept.shape().kv_heads, kept.shape().slots);
         lists.expect(kept)?;
@@ -84,7 +87,11 @@ impl Device {
         // SAFETY: of all, shapes are as compared above; every row number in the lists is one of the arena or of the block,
         // for the kernels of kept.rs write no others.
         unsafe {
-            if n_rows == 1 {
+            if rounds {
+                let blocks = (n_rows * heads).div_ceil(TENSOR_ROWS);
+                self.launch(&table.attention_prefill_tensor[wide], [blocks, mask_heads, 1], &args)?;
+                self.kept_commit(kept, lists, (k, v), at, n_rows)
+            } else if n_rows == 1 {
                 self.launch(&table.attention_decode[wide], [tiles, mask_heads, heads.div_ceil(DECODE_HEADS)], &args)?;
                 let commit = kept.commit_args(lists, (k, v), at, 1)?;
                 // The keys of a sliding window are in their ring.

@@ -26,7 +26,7 @@ pub(super) struct Forward<'a> {
     pub variant: &'a Variant,
     pub weights: &'a DeviceWeights,
     pub routing: Routing,
-    /// In which form bf16 weights of a prompt meet their input.
+    /// In which form bf16 weights of a prompt meet their input, and its queries their keys.
     pub activations: Activations,
 }
 
@@ -49,7 +49,7 @@ fn projection<'a>(out: &'a mut Rows, linear: &'a DeviceLinear) -> Projection<'a>
 
 impl Forward<'_> {
     /// Runs the block of `n` tokens in `s.ids`, which stands at `place` and where `s.at` says, through all layers. Leaves the
-    /// normed stream in `s.h`. `is_prompt` lets bf16 weights go to the tensor cores if the activations may be rounded.
+    /// normed stream in `s.h`. `is_prompt` lets bf16 weights and attention go to the tensor cores if the activations may be rounded.
     pub fn block(
         &self,
         (place, n): (usize, usize),
@@ -104,7 +104,11 @@ impl Forward<'_> {
 
     /// Layers that want their input rounded; those that are fused go there together or not at all.
     fn on_tensor_cores(&self, weights: &[&DeviceMatrix], is_prompt: bool) -> bool {
-        is_prompt && self.activations == Activations::Bf16 && weights.iter().all(|weight| weight.dtype() == Dtype::Bf16)
+        self.may_round(is_prompt) && weights.iter().all(|weight| weight.dtype() == Dtype::Bf16)
+    }
+
+    fn may_round(&self, is_prompt: bool) -> bool {
+        is_prompt && self.activations == Activations::Bf16
     }
 
     /// Dynamic mask attention and its output projection (spec 4.2 to 4.4): `s.h` to `s.branch`.
@@ -130,7 +134,8 @@ impl Forward<'_> {
         let rotation = Rotation { cos: &s.cos, sin: &s.sin, at: &s.next.at, head_dim: d, eps: c.rms_norm_eps };
         gpu.attention_input(&mut s.mask, &score, q, k, &s.v, &rotation, kept, &mut s.lists, n)?; // [n, M]
 
-        let shape = AttentionShape { n_rows: n, q_heads: nq, scale: 1.0 / (d as f32).sqrt() };
+        let (scale, rounds) = (1.0 / (d as f32).sqrt(), self.may_round(is_prompt));
+        let shape = AttentionShape { n_rows: n, q_heads: nq, scale, rounds };
         gpu.dynamic_mask_attention(&mut s.attn.exact, &s.q, (&s.k, &s.v), kept, &mut s.lists, &mut s.partial, &s.next.at, shape)?;
         if let Some(watch) = watch {
             let mut mask = vec![0.0; n * self.variant.mask_heads];

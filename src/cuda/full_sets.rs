@@ -8,6 +8,7 @@ use super::{
     key_lists::{KeyLists, ListSizes},
     made::Made,
     ops::{Place, PLACE_WORDS},
+    window::ring_rows,
 };
 use crate::{ffi, Error, Result};
 
@@ -22,9 +23,11 @@ pub struct LayerShape {
     pub kv_heads: usize,
     /// d
     pub head_dim: usize,
+    pub keep_window_size: usize,
+    pub sliding_window: Option<usize>,
 }
 
-/// One layer's state after a prompt all of whose keys it keeps.
+/// One layer's state after a prompt.
 #[derive(Debug)]
 pub struct FullSets {
     kept: Kept,
@@ -44,7 +47,7 @@ impl FullSets {
     /// # Errors
     /// [`Error::BadArgument`] for shapes that do not fit; [`Error::OutOfMemory`], [`Error::Device`].
     pub fn new(device: &Device, shape: LayerShape, q: &[f32], k: &[f32], v: &[f32], mask: &[f32]) -> Result<Self> {
-        let LayerShape { q_heads, mask_heads, kv_heads, head_dim } = shape;
+        let LayerShape { q_heads, mask_heads, kv_heads, head_dim, keep_window_size, sliding_window } = shape;
         let (q_cols, kv_cols) = (q_heads * head_dim, kv_heads * head_dim);
         let (keys, q) = (mask.len().checked_div(mask_heads).unwrap_or(0), Rows::from_slice(device, q_cols, q)?);
         let rows = q.rows();
@@ -57,7 +60,8 @@ impl FullSets {
             let why = format!("{rows} queries over {keys} keys of {} and {} numbers; {shape:?}", k.len(), v.len());
             return Err(Error::BadArgument { what: "full sets", why });
         }
-        let kept = KeptShape { mask_heads, kv_heads, head_dim, slots: keys, keep_window_size: keys, sliding_window: None };
+        let slots = sliding_window.map_or(keys.min(keep_window_size), |window| ring_rows(window, keys));
+        let kept = KeptShape { mask_heads, kv_heads, head_dim, slots, keep_window_size, sliding_window };
         let block = |x: &[f32], begin: usize, end: usize| Rows::from_slice(device, kv_cols, &x[begin * kv_cols..end * kv_cols]);
         let mut sets = FullSets {
             kept: Kept::new(device, kept)?,
@@ -66,9 +70,9 @@ impl FullSets {
             q,
             k: block(k, 0, 0)?,
             v: block(v, 0, 0)?,
-            partial: Buffer::zeros(device, partial_floats(q_heads, head_dim, keys))?,
+            partial: Buffer::zeros(device, partial_floats(q_heads, head_dim, slots))?,
             at: Buffer::zeros(device, PLACE_WORDS)?,
-            shape: AttentionShape { n_rows: rows, q_heads, scale: (head_dim as f32).powf(-0.5) },
+            shape: AttentionShape { n_rows: rows, q_heads, scale: (head_dim as f32).powf(-0.5), rounds: false },
         };
         let mut begin = 0;
         while begin < keys {
@@ -88,13 +92,14 @@ impl FullSets {
         Ok(sets)
     }
 
-    /// The queries' attention; see [`FullSets::out`].
+    /// The queries' attention; see [`FullSets::out`]. On tensor cores if everything that is multiplied may be rounded to bf16. Again
+    /// and again only while all keys are kept: the block's own keys then stand where dropped ones stood.
     ///
     /// # Errors
     /// [`Error::Device`].
-    pub fn run(&mut self, device: &Device) -> Result<()> {
+    pub fn run(&mut self, device: &Device, rounds: bool) -> Result<()> {
         let FullSets { kept, lists, q, k, v, out, partial, at, shape } = self;
-        device.dynamic_mask_attention(out, q, (k, v), kept, lists, partial, at, *shape)
+        device.dynamic_mask_attention(out, q, (k, v), kept, lists, partial, at, AttentionShape { rounds, ..*shape })
     }
 
     /// `[rows, nq · d]`

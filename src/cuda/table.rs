@@ -29,6 +29,7 @@ pub(super) struct Table {
     pub decode_merge: Kernel,
     /// For heads of up to 128 channels, and up to 256.
     pub attention_prefill: [Kernel; 2],
+    pub attention_prefill_tensor: [Kernel; 2],
     pub attention_decode: [Kernel; 2],
     pub gated_activation: Kernel,
     pub experts: PerDtype,
@@ -85,6 +86,10 @@ impl Table {
             decode_offer: one("doge_decode_offer", THREADS)?,
             decode_merge: one("doge_decode_merge", THREADS)?,
             attention_prefill: [one("doge_attention_prefill_128", THREADS)?, one("doge_attention_prefill_256", THREADS)?],
+            attention_prefill_tensor: [
+                one("doge_attention_prefill_bf16_tensor_128", THREADS)?,
+                one("doge_attention_prefill_bf16_tensor_256", THREADS)?,
+            ],
             attention_decode: [one("doge_attention_decode_128", THREADS)?, one("doge_attention_decode_256", THREADS)?],
             gated_activation: one("doge_gated_activation", THREADS)?,
             experts: formats(experts, ffi::DOGE_CUDA_EXPERT_THREADS)?,

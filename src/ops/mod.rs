@@ -59,7 +59,7 @@ pub enum Activations {
     #[default]
     F32,
     /// Rounded to bf16, as transformers and others do in bf16: twice as fast in a prompt where the CPU has a bf16 dot
-    /// product.
+    /// product. On a GPU the attention of a prompt is rounded too, beside weights of every format.
     Bf16,
 }
 

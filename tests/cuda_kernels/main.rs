@@ -2,6 +2,7 @@
 //! driver (tests/emulator). Every format, ragged sizes, hard numbers; each case under another order of threads.
 #![cfg(feature = "cuda")]
 
+mod attention;
 #[path = "../common/mod.rs"]
 mod common;
 mod linear;

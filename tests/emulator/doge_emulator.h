@@ -138,6 +138,7 @@ inline uint16_t to_bf16(float x) {
   if (x != x) return (uint16_t)(u >> 16 | 64);
   return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
+inline uint32_t to_bf16(float low, float high) { return to_bf16(low) | (uint32_t)to_bf16(high) << 16; }
 
 inline void copy16_async(void *to, const void *from, bool valid, DOGE_SITE) {
   if ((uintptr_t)to % 16 != 0 || (uintptr_t)from % 16 != 0) emulator::fail("a misaligned asynchronous copy", file, line);
@@ -148,16 +149,26 @@ template <int N> void copy_wait(DOGE_SITE) {
   if (!emulator::broken(emulator::FAULT_WAIT, file, line)) emulator::copy_wait(N);
 }
 
-inline Words4 load_matrices(const void *row, DOGE_SITE) {
+/// Element `half` of a lane's word is that of row lane / 4 and column 2 (lane % 4) + half; the other way around if transposed.
+inline Words4 load_matrices(const void *row, bool transposed, const char *file, uint32_t line) {
   if ((uintptr_t)row % 16 != 0) emulator::fail("a misaligned matrix row", file, line);
   Words4 mine;
   memcpy(&mine, row, 16);
   const emulator::Operand *const all = emulator::exchange(&mine, 16, file, line);
   const uint32_t lane = emulator::thread() % 32, off = emulator::broken(emulator::FAULT_MATRICES, file, line);
   Words4 r;
-  for (uint32_t m = 0; m < 4; ++m) memcpy(&r.w[m], all[(m + off) % 4 * 8 + lane / 4] + lane % 4 * 4, 4);
+  for (uint32_t m = 0; m < 4; ++m) {
+    uint16_t halves[2];
+    for (uint32_t half = 0; half < 2; ++half) {
+      const uint32_t group = lane / 4, pair = lane % 4 * 2 + half, at = transposed ? pair : group;
+      memcpy(&halves[half], all[(m + off) % 4 * 8 + at] + 2 * (transposed ? group : pair), 2);
+    }
+    memcpy(&r.w[m], halves, 4);
+  }
   return r;
 }
+inline Words4 load_matrices(const void *row, DOGE_SITE) { return load_matrices(row, false, file, line); }
+inline Words4 load_matrices_transposed(const void *row, DOGE_SITE) { return load_matrices(row, true, file, line); }
 
 inline void mma_bf16(float (&c)[4], const Words4 &a, uint32_t b0, uint32_t b1, DOGE_SITE) {
   struct {

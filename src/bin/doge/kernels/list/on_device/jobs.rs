@@ -266,12 +266,12 @@ impl Attention {
 
 impl DeviceJob for Attention {
     fn run(&mut self, gpu: &Device, copy: usize) -> Result<()> {
-        self.sets[copy].run(gpu)
+        self.sets[copy].run(gpu, false)
     }
 
     fn check(&mut self, gpu: &Device) -> Result<Worst> {
         self.run(gpu, 0)?;
-        let LayerShape { q_heads, mask_heads, kv_heads, head_dim: d } = self.layer;
+        let LayerShape { q_heads, mask_heads, kv_heads, head_dim: d, .. } = self.layer;
         let (out, keys) = (self.sets[0].out(), self.mask.len() / mask_heads);
         let (rows, got) = (out.rows(), out.read(out.rows())?);
         let (k, v, scale) = (f64s(&self.k), f64s(&self.v), (d as f64).powf(-0.5));

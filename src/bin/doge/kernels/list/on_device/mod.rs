@@ -84,7 +84,8 @@ fn on_device(mut entry: Entry, shape: &Shape) -> Option<DeviceEntry> {
         ("gated_activation", &[rows, cols]) => Box::new(move |gpu, copies| Gated::make(gpu, copies, rows, cols)),
         ("dynamic_mask_attention", &[queries, keys]) => {
             let Shape { heads, kv_heads, mask_heads, head_dim, .. } = *shape;
-            let layer = LayerShape { q_heads: heads, mask_heads, kv_heads, head_dim };
+            let (keep_window_size, sliding_window) = (keys, None);
+            let layer = LayerShape { q_heads: heads, mask_heads, kv_heads, head_dim, keep_window_size, sliding_window };
             let queries = queries.min(QUERIES);
             if entry.shape != format!("{queries}x{keys}") {
                 // The prompt's last block only.
