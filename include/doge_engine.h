@@ -286,7 +286,8 @@ typedef struct {
    */
   const char *isa;
   /*
-   Not 0: beside bf16 weights activations are rounded to bf16, which is faster and less exact.
+   Not 0: beside bf16 weights activations are rounded to bf16, which is faster and less exact; on a GPU those of a prompt's
+   attention too, beside weights of every format.
    */
   int32_t bf16_activations;
   /*
