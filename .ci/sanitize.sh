@@ -31,7 +31,7 @@ check_memory() (
 
   "${tests[@]}" "${here[@]}" --test cuda_kernels --test cuda --no-run
   look_for __asan_report_load __ubsan_handle
-  "${tests[@]}" "${here[@]}"
+  "${tests[@]}" "${here[@]}" -- --skip a_long_sequence # which is about time
   # A driver's allocations outlive the process.
   export ASAN_OPTIONS=detect_leaks=0
   "${tests[@]}" --test cuda_kernels
