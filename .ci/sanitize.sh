@@ -1,37 +1,56 @@
 #!/usr/bin/env bash
-# The kernel matrix and the property tests with the kernels built under AddressSanitizer and UndefinedBehaviorSanitizer.
-# Run it, or source it and call check_sanitized.
+# The library, the kernels and the CUDA kernels on their emulator under AddressSanitizer and LeakSanitizer, what is C++ of them
+# under UndefinedBehaviorSanitizer too; sessions on shared threads under ThreadSanitizer.
+# Run it, or source it and call check_memory and check_races.
 
-check_sanitized() (
+# The stable compiler ships the runtimes; only the flag is called unstable. With --target it keeps away from build scripts and
+# proc macros. gcc's instrumented objects know the same runtime by the same names.
+TARGET=x86_64-unknown-linux-gnu
+
+# A run without the instrumentation would pass just as well: look for symbols in every kernel archive.
+look_for() {
+  local archive symbols symbol
+  for archive in "$CARGO_TARGET_DIR/$TARGET"/debug/build/doge-engine-*/out/libdoge_*.a; do
+    symbols=$(nm "$archive")
+    for symbol in "$@"; do
+      [[ $symbols == *$symbol* ]] || { echo "sanitize: $archive does not call $symbol" >&2; exit 1; }
+    done
+  done
+}
+
+check_memory() (
   set -euo pipefail
   cd "$(git rev-parse --show-toplevel)"
-  target=x86_64-unknown-linux-gnu
-  export DOGE_SANITIZE=address,undefined # read by build.rs
-  export CARGO_TARGET_DIR=target/sanitize
-  # rustc links without the compiler driver's default libraries, so its -fsanitize would add no runtime: name the libraries.
-  # With --target the flags keep away from build scripts and proc macros.
-  export RUSTFLAGS="-C link-arg=-lasan -C link-arg=-lubsan"
-  # ASan's runtime has to be the first library of the process, which a Rust link cannot arrange.
-  CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env LD_PRELOAD=$(gcc -print-file-name=libasan.so)"
-  export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER
+  export DOGE_SANITIZE=address,undefined # read by build.rs, and by the tests that build the emulator
+  export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/sanitize
+  # The emulator's library is loaded later, and finds the runtime in the test program.
+  export RUSTFLAGS="-Zsanitizer=address -C link-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__ubsan_*"
   export UBSAN_OPTIONS=print_stacktrace=1
+  tests=(cargo test --quiet --target "$TARGET" --no-default-features --features capi,cuda)
+  here=(--lib --test kernel_matrix --test kernel_props --test session --test laws --test replay --test capi)
 
-  cargo test --quiet --target "$target" --no-default-features --test kernel_matrix --test kernel_props --no-run
-  # A run without the instrumentation would pass just as well: look for it.
-  for archive in "$CARGO_TARGET_DIR/$target"/debug/build/doge-engine-*/out/libdoge_*.a; do
-    symbols=$(nm "$archive")
-    if [[ $symbols != *__asan_report_load* || $symbols != *__ubsan_handle* ]]; then
-      echo "check_sanitized: $archive is not instrumented" >&2
-      exit 1
-    fi
-  done
-  cargo test --quiet --target "$target" --no-default-features --test kernel_matrix --test kernel_props
-
-  # The CUDA kernels on the emulator, which the tests build with the same sanitizers. A driver's allocations outlive the process.
+  "${tests[@]}" "${here[@]}" --test cuda_kernels --test cuda --no-run
+  look_for __asan_report_load __ubsan_handle
+  "${tests[@]}" "${here[@]}" -- --skip a_long_sequence # which is about time
+  # A driver's allocations outlive the process.
   export ASAN_OPTIONS=detect_leaks=0
-  cuda=(cargo test --quiet --target "$target" --no-default-features --features cuda)
-  "${cuda[@]}" --test cuda_kernels
-  "${cuda[@]}" --test cuda -- random_models sliding_windows prompts_on_tensor_cores
+  "${tests[@]}" --test cuda_kernels
+  "${tests[@]}" --test cuda -- random_models sliding_windows prompts_on_tensor_cores
 )
 
-if [[ ${BASH_SOURCE[0]} == "$0" ]]; then check_sanitized; fi
+check_races() (
+  set -euo pipefail
+  cd "$(git rev-parse --show-toplevel)"
+  export DOGE_SANITIZE=thread RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/sanitize-threads
+  # The standard library is not instrumented, which tests/races allows for.
+  export RUSTFLAGS="-Zsanitizer=thread -C unsafe-allow-abi-mismatch=sanitizer"
+  cargo build --quiet --target "$TARGET" --manifest-path tests/races/Cargo.toml
+  look_for __tsan_write
+  "$CARGO_TARGET_DIR/$TARGET/debug/races"
+)
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+  set -euo pipefail
+  check_memory
+  check_races
+fi

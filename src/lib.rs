@@ -27,7 +27,16 @@
 //! # Safety
 //!
 //! `unsafe` lives in [`ops`] (one call each, after the checks), [`pool`], [`mapped`], [`Kernels`], `cuda` (launches) and `capi`,
-//! nowhere else: `unsafe_code` is denied below but for these rooms, and each block must say why it is sound.
+//! nowhere else: `unsafe_code` is denied below but for these rooms, and each block must say why it is sound. What looks for those
+//! that are not:
+//!
+//! - AddressSanitizer and LeakSanitizer over library and kernels together, with UndefinedBehaviorSanitizer for the C++: the unit
+//!   tests, the kernel matrix, sessions, laws, the C interface, the fuzz corpus, and the CUDA kernels on their emulator
+//!   (.ci/sanitize.sh).
+//! - ThreadSanitizer over library and kernels: sessions that share a pool (tests/races, by the same script). loom takes the
+//!   pool through every order of steps (tests/loom).
+//! - Inputs of kernel tests end at an unreadable page, outputs lie between painted canaries.
+//! - Not Miri: it cannot call kernels, map files or load a driver, and of the rooms above that leaves the pool.
 //!
 //! # Panics
 //!

@@ -54,8 +54,9 @@ fn build(library: &Path, sanitizers: &str) {
     command.arg("-Wl,-soname,libcuda.so").arg("-I").arg(root().join("tests/emulator"));
     if !sanitizers.is_empty() {
         command.args([&format!("-fsanitize={sanitizers}"), "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]);
+        command.arg("-nodefaultlibs"); // the sanitizers' runtime is in this program
     }
-    let output = command.args(units).arg("-o").arg(&mine).output().expect("a C++ compiler");
+    let output = command.args(units).args(["-lstdc++", "-lm", "-lc"]).arg("-o").arg(&mine).output().expect("a C++ compiler");
     assert!(output.status.success(), "the emulator does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
     std::fs::rename(&mine, library).unwrap();
 }
