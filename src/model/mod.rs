@@ -11,6 +11,7 @@ mod forward;
 mod json;
 #[allow(clippy::indexing_slicing, reason = "slots of its own, by numbers of its own")]
 mod kept_set;
+#[allow(clippy::indexing_slicing, reason = "entries of its own, by numbers of the set that holds it")]
 mod key_list;
 #[allow(clippy::indexing_slicing, reason = "arenas of its own, by numbers of its own")]
 mod kv_rows;
