@@ -62,14 +62,24 @@ typedef struct DogeCudaProjection {
 
 enum { DOGE_CUDA_PROJECTIONS = 3 };
 
+/* Columns of a row that a projection can norm itself. */
+enum { DOGE_CUDA_NORM_COLS_MAX = 2048 };
+
 /* out[r] = weight * x[r] (+ bias) for each projection. The _gated kernels read exactly two, gate and up, of the same
- * size, and write out[r] = act(gate) * up to projection[0].out. */
+ * size, and write out[r] = act(gate) * up to projection[0].out.
+ * The _1 kernels, of a single row, can do what stands before and after it in a decode step: with `norm` they multiply
+ * rms_norm(x) instead of x; with `stream` the one projection's result is not written to `out`, but becomes the branch of
+ * the gated residual, stream = residual * stream + result. Both with the bits of doge_rms_norm. */
 typedef struct DogeCudaLinearArgs {
   DogeCudaProjection projection[DOGE_CUDA_PROJECTIONS]; /* unused ones have 0 out_features */
   const float *x;                                       /* [n_rows][x_stride] */
-  size_t stride_bytes;                                  /* of a weight row, or of a tile */
+  const float *norm;     /* [cols] with the padding of a row, cols <= DOGE_CUDA_NORM_COLS_MAX, or NULL; _1 only */
+  float *stream;         /* [out_features] or NULL; _1 only, not _gated */
+  const float *residual; /* [out_features]; read with stream */
+  size_t stride_bytes;   /* of a weight row, or of a tile */
   uint32_t n_rows, cols, x_stride;
   uint32_t act; /* DogeActivation; read by the _gated kernels */
+  float eps;    /* read with norm */
 } DogeCudaLinearArgs;
 
 /* out[r][i] = x[r][i] rounded to bf16, for whole strides. */
@@ -130,17 +140,24 @@ enum { DOGE_CUDA_TILE = 32 };
 /* Tokens of a block at most. */
 enum { DOGE_CUDA_BLOCK = 256 };
 
+/* The slot of a full set that the next better key takes. */
+typedef struct DogeCudaWeakest {
+  uint64_t strength; /* of its key: larger for a larger mask value, then for an earlier place */
+  uint64_t slot;
+} DogeCudaWeakest;
+
 /* The kept keys of one layer (spec 8; src/model/kept_set.rs says why slots). M mask heads, nkv K/V heads, g = M / nkv. */
 typedef struct DogeCudaKept {
   uint32_t *row;   /* [M][n_slots]; n_slots = keep_window_size, or less if no key can be dropped yet */
   uint32_t *place; /* [M][n_slots] */
   float *mask;     /* [M][n_slots] */
   uint32_t *count; /* [M] slots in use */
+  DogeCudaWeakest *weakest; /* [M]; of a set whose slots are all in use */
   float *k, *v;    /* [nkv][n_arena][kv_row]: the arena, n_arena = g * n_slots */
   uint32_t n_slots, n_arena, kv_row, mask_heads, kv_heads;
 } DogeCudaKept;
 /* With sliding_window a DogeCudaKept is a ring of all keys of the window: n_arena = n_slots, the key of place p at row
- * p % n_slots of k, v and mask; row, place and count are not used. n_slots is a multiple of DOGE_CUDA_TILE and at least
+ * p % n_slots of k, v and mask; row, place, count and weakest are not used. n_slots is a multiple of DOGE_CUDA_TILE and at least
  * window + DOGE_CUDA_BLOCK, so that a block's keys overwrite none that its queries see. */
 
 /* The keys that the queries of a block of more than one token see, by slot, in each slot in order of time. Written by
@@ -184,9 +201,8 @@ typedef struct DogeCudaWindowChooseArgs {
   uint32_t n_rows, window, n_keep;
 } DogeCudaWindowChooseArgs;
 
-/* Attention of a block's queries over their keys (spec 4.4). doge_attention_decode: one query, a block of threads for each
- * tile of slots, partial results to `partial`, merged by doge_decode_merge. doge_attention_prefill: any number of
- * queries over the key lists. Both give a query the same bits. With `seen`, tiles are of neighbouring places of the ring.
+/* Attention of a block's queries over their keys (spec 4.4). doge_attention_prefill: any number of queries over the key
+ * lists. doge_attention_decode (below) gives a query the same bits. With `seen`, tiles are of neighbouring places of the ring.
  * doge_attention_prefill_bf16_tensor: the same for one query and more, with q, k, v and the weights rounded to bf16, products summed
  * in the order of the hardware. A query has the same bits at every cut of its prompt with `seen`, and without while no key lost
  * its slot in the block that holds the query: a key that did stands in the list too, and moves those behind it to other places of a
@@ -198,9 +214,8 @@ typedef struct DogeCudaAttentionArgs {
   float *out;         /* [n_rows][q_stride] */
   const float *q;     /* [n_rows][q_stride], head h at h * head_dim */
   const float *k, *v; /* [n_rows][kv_stride]: the block's own keys, head at kv_head * head_dim */
-  float *partial;     /* [q_heads][tiles][2 + head_dim]: maximum, sum, weighted values; decode only */
   const DogeCudaPlace *at;
-  uint32_t n_rows, q_heads, head_dim, q_stride, kv_stride, partial_tiles;
+  uint32_t n_rows, q_heads, head_dim, q_stride, kv_stride;
   uint32_t window; /* read with `seen` */
   float scale;
 } DogeCudaAttentionArgs;
@@ -215,18 +230,21 @@ typedef struct DogeCudaCommitArgs {
   uint32_t n_rows, head_dim, kv_stride;
 } DogeCudaCommitArgs;
 
-/* Of a single token: mask score, rope and offer in one launch. `offer.mask` is `score.out`. */
-typedef struct DogeCudaDecodeOfferArgs {
+/* Everything between the projections of a single token: mask score, rotation, the choice of a slot, attention, and the key's way
+ * into the sets and the arena, in one launch. A block of threads takes a tile of a mask head's slots; the last one of some
+ * heads merges their tiles, the last one of a K/V head changes its state, when all others have read it. q and k are left as
+ * they are. With `seen`, in the ring, q was rotated before and the key is there already: attention alone. Without
+ * score.dt_weight the key's mask values are in score.out already. */
+enum { DOGE_CUDA_DECODE_HEADS = 2 }; /* attention heads of one mask head that a block serves */
+typedef struct DogeCudaDecodeArgs {
+  DogeCudaAttentionArgs attention;
   DogeCudaMaskScoreArgs score;
   DogeCudaRopeArgs rope;
-  DogeCudaOfferArgs offer;
-} DogeCudaDecodeOfferArgs;
-
-/* Of a single token: the merge of its attention, and commit. */
-typedef struct DogeCudaDecodeMergeArgs {
-  DogeCudaAttentionArgs attention;
-  DogeCudaCommitArgs commit;
-} DogeCudaDecodeMergeArgs;
+  float *partial;    /* [q_heads][tiles][2 + head_dim]: maximum, sum, weighted values */
+  uint32_t *arrived; /* [q_heads + nkv], zeros before and after: blocks that are done, of some heads, then of a K/V head */
+  uint32_t *mark;    /* [nkv][n_arena], scratch */
+  uint32_t tiles;    /* of n_slots */
+} DogeCudaDecodeArgs;
 
 /* act(gate) * up into gate; whole strides. */
 typedef struct DogeCudaGatedArgs {
@@ -240,9 +258,12 @@ typedef struct DogeCudaGatedArgs {
 enum { DOGE_CUDA_KEYS_MAX = 65535, DOGE_CUDA_TOP_MAX = 256 };
 
 /* Router and routed experts of each row, one block of threads a row (spec 4.6): selects the n_top experts of largest
- * x[i] + y[j], ties to the lower id, and y[r] += sum_e weight[e] * act(down_embed[e] * x[r]) * up_embed[e]. */
+ * x[i] + y[j], ties to the lower id, and y[r] += sum_e weight[e] * act(down_embed[e] * x[r]) * up_embed[e]. With `stream` the
+ * result becomes the branch of the gated residual, too: stream[r] = residual * stream[r] + y[r]. */
 typedef struct DogeCudaExpertsArgs {
   float *y;            /* [n_rows][x_stride], added to */
+  float *stream;       /* [n_rows][x_stride] or NULL */
+  const float *residual; /* [cols]; read with stream */
   const float *x;      /* [n_rows][x_stride] */
   const float *router; /* [n_rows][router_stride]: 2 * n_keys logits */
   const void *down_embed, *up_embed; /* [experts][cols]; integer formats in rows */

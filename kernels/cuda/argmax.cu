@@ -23,6 +23,8 @@ DOGE_DEVICE uint64_t rank(float x, uint32_t index) {
 
 DOGE_KERNEL(doge_argmax, THREADS, DogeCudaNextArgs) {
   Shared &shared = dev::shared<Shared>();
+  dev::launch_next();
+  dev::wait_for_previous();
   uint64_t best = 0;
   bool non_finite = false;
   for (uint32_t first = dev::thread() * weight::CHUNK; first < a.n; first += THREADS * weight::CHUNK) {

@@ -5,6 +5,10 @@
 //   dev::shared<T>()      the block's shared memory, once in a kernel; its contents are undefined at the start
 //   dev::sync()           the block's barrier
 //   dev::shuffle_xor(x, mask)   collective: all 32 lanes of a warp must come
+//   dev::launch_next()    the next launch may begin, as far as its wait; a kernel that says so waits itself, in all threads
+//   dev::wait_for_previous()    until all launches before are done; constants may be read before, nothing else, and nothing written
+//   dev::fence()          what the block wrote before it (and a barrier) is seen by whoever sees what the thread writes after it
+//   dev::add(p, x)        to a number that blocks share, at once; gives what was there
 #pragma once
 #include "../doge_cuda.h"
 

@@ -19,6 +19,18 @@ template <class T> DOGE_DEVICE T &shared() {
 }
 
 DOGE_DEVICE void sync() { __syncthreads(); }
+DOGE_DEVICE void launch_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+DOGE_DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+DOGE_DEVICE void fence() { __threadfence(); }
+DOGE_DEVICE uint32_t add(uint32_t *to, uint32_t x) { return atomicAdd(to, x); }
 DOGE_DEVICE float shuffle_xor(float x, uint32_t mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 DOGE_DEVICE uint64_t shuffle_xor(uint64_t x, uint32_t mask) { return __shfl_xor_sync(0xffffffffu, (unsigned long long)x, mask); }
 DOGE_DEVICE uint32_t ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
@@ -32,9 +44,9 @@ DOGE_DEVICE uint32_t bits(float x) { return __float_as_uint(x); }
 DOGE_DEVICE float from_bits(uint32_t x) { return __uint_as_float(x); }
 
 struct alignas(16) Words4 { uint32_t w[4]; };
-/// 16 bytes of a constant input; the address is a multiple of 16.
+/// 16 bytes; the address is a multiple of 16. No __ldg: what the kernel before has written is not constant (wait_for_previous).
 DOGE_DEVICE Words4 load16(const void *p) {
-  const uint4 x = __ldg(static_cast<const uint4 *>(p));
+  const uint4 x = *static_cast<const uint4 *>(p);
   return {{x.x, x.y, x.z, x.w}};
 }
 

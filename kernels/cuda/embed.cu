@@ -4,6 +4,8 @@
 namespace {
 
 template <class Weight> DOGE_DEVICE void embed(const DogeCudaEmbedArgs &a) {
+  dev::launch_next();
+  dev::wait_for_previous();
   const uint32_t row = dev::block_x();
   const auto *const from = static_cast<const uint8_t *>(a.table) + a.ids[row] * a.stride_bytes;
   float *const out = a.out + (size_t)row * a.out_stride;
@@ -15,6 +17,8 @@ template <class Weight> DOGE_DEVICE void embed(const DogeCudaEmbedArgs &a) {
 
 template <bool INT4> DOGE_DEVICE void embed_int(const DogeCudaEmbedArgs &a) {
   using Tile = weight::IntTile<INT4>;
+  dev::launch_next();
+  dev::wait_for_previous();
   const uint32_t row = dev::block_x(), id = a.ids[row];
   const auto *const tile = static_cast<const uint8_t *>(a.table) + id / DOGE_TILE * a.stride_bytes;
   float *const out = a.out + (size_t)row * a.out_stride;

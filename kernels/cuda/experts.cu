@@ -10,7 +10,10 @@
 namespace {
 
 using weight::CHUNK;
-constexpr uint32_t THREADS = DOGE_CUDA_EXPERT_THREADS, WARPS = THREADS / 32, PARTS_MAX = 8;
+constexpr uint32_t THREADS = DOGE_CUDA_EXPERT_THREADS, HALF = THREADS / 2, WARPS = THREADS / 32, PARTS_MAX = 8;
+// Keys of a side that are ranked out of shared memory; more are ranked where they lie.
+constexpr uint32_t NEAR_KEYS_MAX = 512;
+constexpr uint32_t AT_ONCE = 4;
 
 /// Rank pairs (a, b), from 1, with a * b <= n_top.
 constexpr uint32_t pairs_of(uint32_t n_top) {
@@ -30,6 +33,7 @@ struct Shared {
       uint32_t id[PAIRS_MAX];
     } pair;
     float up[THREADS * CHUNK];
+    float near[2][NEAR_KEYS_MAX];
   };
   float best_score[DOGE_CUDA_TOP_MAX], score[DOGE_CUDA_TOP_MAX], hit[DOGE_CUDA_TOP_MAX];
   uint32_t best[DOGE_CUDA_TOP_MAX], expert[DOGE_CUDA_TOP_MAX];
@@ -40,11 +44,12 @@ struct Shared {
 /// One key's value as it is compared: -0 counts as +0, NaN as -infinity, so that order and sums stay monotone.
 DOGE_DEVICE float ordered(float x) { return x == x ? x + 0.0f : -dev::infinity(); }
 
-/// Ranks one side, larger value first, then lower key, and keeps the best `ranks`.
+/// Ranks one side, larger value first, then lower key, and keeps the best `ranks`. By half of the block's threads.
 DOGE_DEVICE void sort_side(const float *from, float *sorted, uint32_t *key, uint32_t n, uint32_t ranks) {
-  for (uint32_t i = dev::thread(); i < n; i += THREADS) {
+  for (uint32_t i = dev::thread() % HALF; i < n; i += HALF) {
     const float mine = ordered(from[i]);
     uint32_t rank = 0;
+#pragma unroll 8
     for (uint32_t j = 0; j < n; ++j) {
       const float other = ordered(from[j]);
       rank += other > mine || (other == mine && j < i);
@@ -56,8 +61,14 @@ DOGE_DEVICE void sort_side(const float *from, float *sorted, uint32_t *key, uint
 /// Chooses the row's experts, into `expert` ascending by id, with their scores.
 DOGE_DEVICE void choose(Shared &s, const float *x, const float *y, uint32_t n_keys, uint32_t n_top) {
   if (dev::thread() == 0) s.tie = 0;
-  sort_side(x, s.sorted_x, s.key_x, n_keys, n_top + 1);
-  sort_side(y, s.sorted_y, s.key_y, n_keys, n_top + 1);
+  const bool is_y = dev::thread() >= HALF, are_near = n_keys <= NEAR_KEYS_MAX;
+  const float *side = is_y ? y : x;
+  if (are_near) {
+    for (uint32_t i = dev::thread() % HALF; i < n_keys; i += HALF) s.near[is_y][i] = side[i];
+    side = s.near[is_y];
+  }
+  dev::sync();
+  sort_side(side, is_y ? s.sorted_y : s.sorted_x, is_y ? s.key_y : s.key_x, n_keys, n_top + 1);
   dev::sync();
   // Rank a of x goes with ranks 1 .. n_top / a of y.
   uint32_t pairs = 0;
@@ -75,6 +86,7 @@ DOGE_DEVICE void choose(Shared &s, const float *x, const float *y, uint32_t n_ke
     const float score = s.pair.score[i];
     const uint32_t id = s.pair.id[i];
     uint32_t rank = 0;
+#pragma unroll 8
     for (uint32_t j = 0; j < pairs; ++j) rank += s.pair.score[j] > score || (s.pair.score[j] == score && s.pair.id[j] < id);
     if (rank < n_top) s.best[rank] = id, s.best_score[rank] = score;
   }
@@ -98,6 +110,7 @@ DOGE_DEVICE void choose(Shared &s, const float *x, const float *y, uint32_t n_ke
   dev::sync();
   for (uint32_t i = dev::thread(); i < n_top; i += THREADS) {
     uint32_t rank = 0;
+#pragma unroll 8
     for (uint32_t j = 0; j < n_top; ++j) rank += s.best[j] < s.best[i];
     s.expert[rank] = s.best[i];
     s.score[rank] = s.best_score[i];
@@ -107,6 +120,8 @@ DOGE_DEVICE void choose(Shared &s, const float *x, const float *y, uint32_t n_ke
 
 template <class Weight> DOGE_DEVICE void experts(const DogeCudaExpertsArgs &a) {
   Shared &s = dev::shared<Shared>();
+  dev::launch_next();
+  dev::wait_for_previous();
   const uint32_t row = dev::block_x(), n_top = a.n_top;
   // Spec 6: the reference reads a call's logits [N, 2K] as [2, N, K].
   const uint32_t i_x = a.reference_routing ? row : 2 * row, i_y = a.reference_routing ? a.n_rows + row : 2 * row + 1;
@@ -118,6 +133,7 @@ template <class Weight> DOGE_DEVICE void experts(const DogeCudaExpertsArgs &a) {
   dev::sync();
   if (dev::thread() == 0) {
     float sum = 0.0f;
+#pragma unroll 8
     for (uint32_t e = 0; e < n_top; ++e) sum += s.hit[e];
     s.sum = sum;
   }
@@ -130,15 +146,29 @@ template <class Weight> DOGE_DEVICE void experts(const DogeCudaExpertsArgs &a) {
 
   const uint32_t chunks = (a.cols + CHUNK - 1) / CHUNK;
   const float *const x = a.x + (size_t)row * a.x_stride;
-  for (uint32_t e = dev::warp(); e < n_top; e += WARPS) {
-    const auto *const down = static_cast<const uint8_t *>(a.down_embed) + s.expert[e] * a.stride_bytes;
-    float dot = 0.0f;
-    for (uint32_t chunk = dev::lane(); chunk < chunks; chunk += 32) {
-      const weight::Chunk w = Weight::load(down, chunk, a.cols), v = weight::load_floats(x + chunk * CHUNK);
-      for (uint32_t i = 0; i < CHUNK; ++i) dot = dev::fma(w.x[i], v.x[i], dot);
+  // A warp takes AT_ONCE experts side by side: their rows lie far apart, and each is a trip to memory.
+  for (uint32_t first = dev::warp(); first < n_top; first += AT_ONCE * WARPS) {
+    const uint8_t *down[AT_ONCE];
+    float dot[AT_ONCE] = {};
+#pragma unroll
+    for (uint32_t j = 0; j < AT_ONCE; ++j) {
+      const uint32_t e = dev::least(first + j * WARPS, n_top - 1);
+      down[j] = static_cast<const uint8_t *>(a.down_embed) + s.expert[e] * a.stride_bytes;
     }
-    dot = dev::warp_sum(dot);
-    if (dev::lane() == 0) s.hit[e] *= activation::activate(a.act, dot);
+    for (uint32_t chunk = dev::lane(); chunk < chunks; chunk += 32) {
+      const weight::Chunk v = weight::load_floats(x + chunk * CHUNK);
+#pragma unroll
+      for (uint32_t j = 0; j < AT_ONCE; ++j) {
+        const weight::Chunk w = Weight::load(down[j], chunk, a.cols);
+        for (uint32_t i = 0; i < CHUNK; ++i) dot[j] = dev::fma(w.x[i], v.x[i], dot[j]);
+      }
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < AT_ONCE; ++j) {
+      dot[j] = dev::warp_sum(dot[j]);
+      const uint32_t e = first + j * WARPS;
+      if (dev::lane() == 0 && e < n_top) s.hit[e] *= activation::activate(a.act, dot[j]);
+    }
   }
   dev::sync();
 
@@ -149,7 +179,7 @@ template <class Weight> DOGE_DEVICE void experts(const DogeCudaExpertsArgs &a) {
     const uint32_t chunk = first + dev::thread() % (THREADS / parts), part = dev::thread() / (THREADS / parts);
     float sum[CHUNK] = {};
     if (chunk < chunks) {
-#pragma unroll 4
+#pragma unroll 8
       for (uint32_t e = part; e < n_top; e += parts) {
         const auto *const up = static_cast<const uint8_t *>(a.up_embed) + s.expert[e] * a.stride_bytes;
         const weight::Chunk w = Weight::load(up, chunk, a.cols);
@@ -162,7 +192,12 @@ template <class Weight> DOGE_DEVICE void experts(const DogeCudaExpertsArgs &a) {
       for (uint32_t i = 0; i < CHUNK && chunk * CHUNK + i < a.cols; ++i) {
         float total = 0.0f;
         for (uint32_t p = 0; p < parts; ++p) total += s.up[(p * (THREADS / parts) + dev::thread()) * CHUNK + i];
-        y[chunk * CHUNK + i] += total;
+        const uint32_t c = chunk * CHUNK + i;
+        y[c] += total;
+        if (a.stream != nullptr) {
+          float &stream = a.stream[(size_t)row * a.x_stride + c];
+          stream = dev::fma(a.residual[c], stream, y[c]);
+        }
       }
     }
     dev::sync();

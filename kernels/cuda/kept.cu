@@ -1,4 +1,4 @@
-// The kept keys of a block of several tokens. Those of a single one: decode.cu.
+// The kept keys of a block of several tokens. That of a single one: decode_attention.cu.
 #include "kept_commit.h"
 #include "kept_offer.h"
 
@@ -9,5 +9,6 @@ DOGE_KERNEL(doge_kept_offer, DOGE_CUDA_THREADS, DogeCudaOfferArgs) {
 
 /// Grid: K/V heads.
 DOGE_KERNEL(doge_kept_commit, DOGE_CUDA_THREADS, DogeCudaCommitArgs) {
-  kept::commit(a, dev::shared<kept::Commit>(), dev::block_x());
+  const uint32_t kv_head = dev::block_x(), first = kv_head * a.head_dim;
+  kept::commit(a, dev::shared<kept::Commit>(), kv_head, a.k + first, a.v + first);
 }

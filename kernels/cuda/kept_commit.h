@@ -1,7 +1,7 @@
 // Moves the keys of a block that stayed into the arena, after its attention: until then the block's own rows serve, and no key
 // that an early query of the block still sees is overwritten.
 #pragma once
-#include "device.h"
+#include "kept_offer.h"
 
 namespace kept {
 
@@ -9,6 +9,7 @@ struct Commit {
   uint32_t stays[DOGE_CUDA_BLOCK];
   uint32_t row[DOGE_CUDA_BLOCK];
   uint32_t free[DOGE_CUDA_BLOCK];
+  uint64_t part[WARPS];
 };
 
 /// Rows of the arena that no set names, for the keys of the block that some set names.
@@ -28,7 +29,16 @@ DOGE_DEVICE void find_rows(const DogeCudaCommitArgs &a, Commit &shared, uint32_t
     }
   }
   dev::sync();
-  if (dev::warp() == 0) {
+  if (a.n_rows == 1) {
+    // Of a single key every thread looks for the lowest: a decode step waits for this.
+    uint64_t lowest = NONE;
+#pragma unroll 8
+    for (uint32_t r = dev::thread(); r < a.kept.n_arena; r += DOGE_CUDA_THREADS) {
+      if (mark[r] == 0 && r < lowest) lowest = r;
+    }
+    lowest = least_of_block(lowest, shared.part);
+    if (dev::thread() == 0) shared.free[0] = (uint32_t)lowest;
+  } else if (dev::warp() == 0) {
     for (uint32_t r0 = 0, found = 0; r0 < a.kept.n_arena && found < a.n_rows; r0 += 32) {
       const uint32_t r = r0 + dev::lane();
       const bool is_free = r < a.kept.n_arena && mark[r] == 0;
@@ -57,7 +67,8 @@ DOGE_DEVICE void find_rows(const DogeCudaCommitArgs &a, Commit &shared, uint32_t
   }
 }
 
-DOGE_DEVICE void commit(const DogeCudaCommitArgs &a, Commit &shared, uint32_t kv_head) {
+/// `k` and `v` are the block's first rows of this K/V head.
+DOGE_DEVICE void commit(const DogeCudaCommitArgs &a, Commit &shared, uint32_t kv_head, const float *k, const float *v) {
   if (a.at->stopped != 0) return;
   const uint32_t heads = a.kept.mask_heads / a.kept.kv_heads, m = kv_head * heads;
   uint32_t *const row = a.kept.row + (size_t)m * a.kept.n_slots;
@@ -85,9 +96,9 @@ DOGE_DEVICE void commit(const DogeCudaCommitArgs &a, Commit &shared, uint32_t kv
     const uint32_t t = i / a.head_dim, c = i % a.head_dim;
     if (shared.row[t] == DOGE_CUDA_NEVER) continue;
     const size_t to = ((size_t)kv_head * a.kept.n_arena + shared.row[t]) * a.kept.kv_row + c;
-    const size_t from = (size_t)t * a.kv_stride + kv_head * a.head_dim + c;
-    a.kept.k[to] = a.k[from];
-    a.kept.v[to] = a.v[from];
+    const size_t from = (size_t)t * a.kv_stride + c;
+    a.kept.k[to] = k[from];
+    a.kept.v[to] = v[from];
   }
 }
 

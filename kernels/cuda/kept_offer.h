@@ -16,19 +16,45 @@ struct Offers {
   uint64_t part[2][WARPS];
 };
 
+/// The least of all threads. A barrier inside.
+DOGE_DEVICE uint64_t least_of_block(uint64_t mine, uint64_t (&part)[WARPS]) {
+  uint64_t least = mine;
+  for (uint32_t mask = 16; mask > 0; mask /= 2) {
+    const uint64_t other = dev::shuffle_xor(least, mask);
+    least = other < least ? other : least;
+  }
+  if (dev::lane() == 0) part[dev::warp()] = least;
+  dev::sync();
+  for (uint32_t i = 0; i < WARPS; ++i) least = part[i] < least ? part[i] : least;
+  return least;
+}
+
 struct Set {
   uint32_t *row, *place;
   float *mask;
 };
 
+DOGE_DEVICE Set set_of(const DogeCudaKept &kept, uint32_t m) {
+  const size_t base = (size_t)m * kept.n_slots;
+  return {kept.row + base, kept.place + base, kept.mask + base};
+}
+
 /// The weakest of this thread's slots.
 DOGE_DEVICE uint64_t weakest_of_mine(const Set &set, uint32_t n_slots, uint32_t &slot) {
   uint64_t weakest = NONE;
+#pragma unroll 8
   for (uint32_t s = dev::thread(); s < n_slots; s += THREADS) {
     const uint64_t key = strength(set.mask[s], set.place[s]);
     if (key < weakest) weakest = key, slot = s;
   }
   return weakest;
+}
+
+/// Notes the weakest of a full set of head `m`. A barrier inside.
+DOGE_DEVICE void find_weakest(const DogeCudaKept &kept, const Set &set, uint32_t m, Offers &shared) {
+  uint32_t slot = 0;
+  const uint64_t mine = weakest_of_mine(set, kept.n_slots, slot);
+  if (mine == least_of_block(mine, shared.part[0]) && mine != NONE) kept.weakest[m] = {mine, slot};
 }
 
 /// Keys that left a slot below `slot`, or up to it.
@@ -82,8 +108,8 @@ DOGE_DEVICE void write_list(const DogeCudaKeyList &list, const Set &set, uint32_
 DOGE_DEVICE void offer(const DogeCudaOfferArgs &a, Offers &shared, uint32_t m) {
   if (a.at->stopped != 0) return;
   const uint32_t n_slots = a.kept.n_slots, place0 = a.at->place;
-  const size_t base = (size_t)m * n_slots, left = (size_t)m * DOGE_CUDA_BLOCK;
-  const Set set = {a.kept.row + base, a.kept.place + base, a.kept.mask + base};
+  const size_t left = (size_t)m * DOGE_CUDA_BLOCK;
+  const Set set = set_of(a.kept, m);
   const uint32_t count = a.kept.count[m], fill = dev::least(a.n_rows, n_slots - count);
   for (uint32_t t = dev::thread(); t < fill; t += THREADS) {
     set.row[count + t] = DOGE_CUDA_NEW | t;
@@ -96,18 +122,8 @@ DOGE_DEVICE void offer(const DogeCudaOfferArgs &a, Offers &shared, uint32_t m) {
     uint32_t slot = 0;
     uint64_t mine = weakest_of_mine(set, n_slots, slot);
     for (uint32_t t = fill; t < a.n_rows; ++t) {
-      uint64_t weakest = mine;
-      for (uint32_t mask = 16; mask > 0; mask /= 2) {
-        const uint64_t other = dev::shuffle_xor(weakest, mask);
-        weakest = other < weakest ? other : weakest;
-      }
       // Two sets of parts in turn: one barrier a token is enough.
-      if (dev::lane() == 0) shared.part[t % 2][dev::warp()] = weakest;
-      dev::sync();
-      for (uint32_t i = 0; i < WARPS; ++i) {
-        const uint64_t other = shared.part[t % 2][i];
-        weakest = other < weakest ? other : weakest;
-      }
+      const uint64_t weakest = least_of_block(mine, shared.part[t % 2]);
       const float mask = a.mask[(size_t)t * a.kept.mask_heads + m];
       const bool is_better = weakest < strength(mask, place0 + t); // no places are equal: equal mask values are no tie here
       if (is_better && mine == weakest) {
@@ -125,7 +141,8 @@ DOGE_DEVICE void offer(const DogeCudaOfferArgs &a, Offers &shared, uint32_t m) {
     }
   }
   dev::sync();
-  if (a.n_rows > 1) write_list(a.list, set, m, count + fill, n_left);
+  if (count + fill == n_slots) find_weakest(a.kept, set, m, shared);
+  write_list(a.list, set, m, count + fill, n_left);
   if (dev::thread() == 0) {
     a.list.n_left[m] = n_left;
     a.kept.count[m] = count + fill;

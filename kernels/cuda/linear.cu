@@ -1,25 +1,21 @@
-// Linear layers of f32, bf16 and f16 weights, for any number of rows: bandwidth-bound at one row, the exact path at many.
+// Linear layers of f32, bf16 and f16 weights for many rows: the exact path of a prompt. One row: linear_row.cu.
 //
 // A warp makes OUTPUTS outputs of ROWS rows. Lane i reads chunks i, i + 32, … of the weight rows (eight columns each, so a
 // warp reads 512 or 1024 bytes side by side), multiplies them with the same chunks of x, in ascending columns into one sum,
 // and the 32 sums are folded by a fixed tree. So an output's bits depend on the format and the columns alone.
-// More rows a warp only reuses what it loaded: eight rows by four outputs take eight times fewer bytes a product than one.
-#include "activation.h"
+// More rows a warp only reuse what it loaded: eight rows by four outputs take eight times fewer bytes a product than one.
+#include "projection.h"
 #include "weight.h"
 
 namespace {
 
+using projection::find;
 using weight::CHUNK;
 using weight::Chunk;
 
-/// Which projection an output belongs to: `output` becomes its index there.
-DOGE_DEVICE const DogeCudaProjection &find(const DogeCudaProjection *all, uint32_t &output) {
-  uint32_t i = 0;
-  while (i + 1 < DOGE_CUDA_PROJECTIONS && output >= all[i].out_features) output -= all[i++].out_features;
-  return all[i];
-}
-
 template <class Weight, int ROWS, int OUTPUTS, bool GATED> DOGE_DEVICE void linear(const DogeCudaLinearArgs &a) {
+  dev::launch_next();
+  dev::wait_for_previous();
   const uint32_t first = (dev::block_x() * (DOGE_CUDA_THREADS / 32) + dev::warp()) * (GATED ? OUTPUTS / 2 : OUTPUTS);
   const uint32_t row0 = dev::block_y() * ROWS;
   const float *const x = a.x + (size_t)row0 * a.x_stride;
@@ -78,16 +74,9 @@ template <class Weight, int ROWS, int OUTPUTS, bool GATED> DOGE_DEVICE void line
 
 }  // namespace
 
-// One row: two outputs a warp. Eight rows: four.
-DOGE_KERNEL(doge_linear_f32_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::F32, 1, 2, false>(a); }
 DOGE_KERNEL(doge_linear_f32_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::F32, 8, 4, false>(a); }
-DOGE_KERNEL(doge_linear_bf16_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::Bf16, 1, 2, false>(a); }
 DOGE_KERNEL(doge_linear_bf16_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::Bf16, 8, 4, false>(a); }
-DOGE_KERNEL(doge_linear_f16_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::F16, 1, 2, false>(a); }
 DOGE_KERNEL(doge_linear_f16_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::F16, 8, 4, false>(a); }
-DOGE_KERNEL(doge_linear_gated_f32_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::F32, 1, 2, true>(a); }
 DOGE_KERNEL(doge_linear_gated_f32_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::F32, 8, 4, true>(a); }
-DOGE_KERNEL(doge_linear_gated_bf16_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::Bf16, 1, 2, true>(a); }
 DOGE_KERNEL(doge_linear_gated_bf16_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::Bf16, 8, 4, true>(a); }
-DOGE_KERNEL(doge_linear_gated_f16_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::F16, 1, 2, true>(a); }
 DOGE_KERNEL(doge_linear_gated_f16_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear<weight::F16, 8, 4, true>(a); }

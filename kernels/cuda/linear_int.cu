@@ -1,9 +1,10 @@
-// Linear layers of int8 and int4 weights in tiles of 16 rows (doge_kernels.h), activations in f32.
+// Linear layers of int8 and int4 weights in tiles of 16 rows (doge_kernels.h), activations in f32, for many rows. One row:
+// linear_int_row.cu.
 //
 // A block makes the 16 outputs of a tile for ROWS rows. A half warp reads a line of 64 bytes: lane i % 16 is an output, so
 // nothing is summed across outputs. The eight half warps take groups of 32 columns in turn; each sums its groups in
 // ascending order, sum = fma(dot, scale, sum) with dot in f32 over a group's columns, and the eight sums are added in order.
-#include "activation.h"
+#include "projection.h"
 #include "weight.h"
 
 namespace {
@@ -47,30 +48,29 @@ DOGE_DEVICE void groups(float (&sum)[ROWS], const uint8_t *tile, const float *x,
 
 template <bool INT4, int ROWS, bool GATED> DOGE_DEVICE void linear_int(const DogeCudaLinearArgs &a) {
   Shared<ROWS> &shared = dev::shared<Shared<ROWS>>();
+  dev::launch_next();
+  dev::wait_for_previous();
   const uint32_t output = dev::thread() % DOGE_TILE, part = dev::thread() / DOGE_TILE;
   const uint32_t row0 = dev::block_y() * ROWS, rows = a.n_rows - row0;
   const float *const x = a.x + (size_t)row0 * a.x_stride;
-  uint32_t tile = dev::block_x(), which = 0;
-  while (!GATED && which + 1 < DOGE_CUDA_PROJECTIONS && tile >= (a.projection[which].out_features + DOGE_TILE - 1) / DOGE_TILE) {
-    tile -= (a.projection[which++].out_features + DOGE_TILE - 1) / DOGE_TILE;
-  }
+  uint32_t tile = dev::block_x();
+  const DogeCudaProjection &p = GATED ? a.projection[0] : projection::find(a.projection, tile, DOGE_TILE);
 #pragma unroll
   for (uint32_t side = 0; side < (GATED ? 2 : 1); ++side) {
     float sum[ROWS] = {};
-    const auto *const weights = static_cast<const uint8_t *>(a.projection[GATED ? side : which].weight);
+    const auto *const weights = static_cast<const uint8_t *>(side == 0 ? p.weight : a.projection[1].weight);
     groups<INT4, ROWS>(sum, weights + tile * a.stride_bytes, x, a.x_stride, a.cols, rows);
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) shared.part[side][part][r][output] = sum[r];
   }
   dev::sync();
-  const DogeCudaProjection &p = a.projection[which];
   const uint32_t o = tile * DOGE_TILE + output, r = part;
   if (r >= ROWS || r >= rows || o >= p.out_features) return;
   float total[2] = {};
 #pragma unroll
   for (uint32_t side = 0; side < (GATED ? 2 : 1); ++side) {
     for (uint32_t i = 0; i < PARTS; ++i) total[side] += shared.part[side][i][r][output];
-    const float *const bias = a.projection[GATED ? side : which].bias;
+    const float *const bias = side == 0 ? p.bias : a.projection[1].bias;
     if (bias != nullptr) total[side] += bias[o];
   }
   const float y = GATED ? activation::activate(a.act, total[0]) * total[1] : total[0];
@@ -79,11 +79,7 @@ template <bool INT4, int ROWS, bool GATED> DOGE_DEVICE void linear_int(const Dog
 
 }  // namespace
 
-DOGE_KERNEL(doge_linear_int8_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear_int<false, 1, false>(a); }
 DOGE_KERNEL(doge_linear_int8_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear_int<false, 8, false>(a); }
-DOGE_KERNEL(doge_linear_int4_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear_int<true, 1, false>(a); }
 DOGE_KERNEL(doge_linear_int4_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear_int<true, 8, false>(a); }
-DOGE_KERNEL(doge_linear_gated_int8_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear_int<false, 1, true>(a); }
 DOGE_KERNEL(doge_linear_gated_int8_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear_int<false, 8, true>(a); }
-DOGE_KERNEL(doge_linear_gated_int4_1, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear_int<true, 1, true>(a); }
 DOGE_KERNEL(doge_linear_gated_int4_8, DOGE_CUDA_THREADS, DogeCudaLinearArgs) { linear_int<true, 8, true>(a); }

@@ -115,6 +115,8 @@ DOGE_DEVICE uint32_t draw(const DogeCudaSampleArgs &a, const DogeCudaSampling &h
 
 DOGE_KERNEL(doge_sample, THREADS, DogeCudaSampleArgs) {
   Shared &shared = dev::shared<Shared>();
+  dev::launch_next();
+  dev::wait_for_previous();
   if (a.next.at->stopped != 0) return;
   const DogeCudaSampling how = *a.sampling;
   float largest = -dev::infinity();

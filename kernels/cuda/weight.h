@@ -18,28 +18,46 @@ DOGE_DEVICE Chunk load_floats(const float *p) {
   return c;
 }
 
+// The float formats: Raw is a chunk as it is stored, which takes fewer registers while it is on its way.
+
 struct F32 {
-  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) {
-    return load_floats(static_cast<const float *>(row) + chunk * CHUNK);
+  struct Raw {
+    dev::Words4 low, high;
+  };
+  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk) {
+    const float *const p = static_cast<const float *>(row) + chunk * CHUNK;
+    return {dev::load16(p), dev::load16(p + 4)};
   }
+  DOGE_DEVICE static Chunk widen(const Raw &raw) {
+    Chunk c;
+    for (uint32_t i = 0; i < 4; ++i) c.x[i] = dev::from_bits(raw.low.w[i]), c.x[4 + i] = dev::from_bits(raw.high.w[i]);
+    return c;
+  }
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) { return widen(fetch(row, chunk)); }
 };
 
 struct Bf16 {
-  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) {
-    const dev::Words4 words = dev::load16(static_cast<const uint16_t *>(row) + chunk * CHUNK);
+  using Raw = dev::Words4;
+  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk) {
+    return dev::load16(static_cast<const uint16_t *>(row) + chunk * CHUNK);
+  }
+  DOGE_DEVICE static Chunk widen(const Raw &raw) {
     Chunk c;
-    for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_bits(words.w[i] << 16), c.x[2 * i + 1] = dev::from_bits(words.w[i] & 0xffff0000u);
+    for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_bits(raw.w[i] << 16), c.x[2 * i + 1] = dev::from_bits(raw.w[i] & 0xffff0000u);
     return c;
   }
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) { return widen(fetch(row, chunk)); }
 };
 
 struct F16 {
-  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) {
-    const dev::Words4 words = dev::load16(static_cast<const uint16_t *>(row) + chunk * CHUNK);
+  using Raw = dev::Words4;
+  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk) { return Bf16::fetch(row, chunk); }
+  DOGE_DEVICE static Chunk widen(const Raw &raw) {
     Chunk c;
-    for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_f16((uint16_t)words.w[i]), c.x[2 * i + 1] = dev::from_f16((uint16_t)(words.w[i] >> 16));
+    for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_f16((uint16_t)raw.w[i]), c.x[2 * i + 1] = dev::from_f16((uint16_t)(raw.w[i] >> 16));
     return c;
   }
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) { return widen(fetch(row, chunk)); }
 };
 
 /// A scale or a 16-bit element at an even address.

@@ -1,4 +1,4 @@
-//! From the projections to attention: mask scores, rotation, and the keys offered to the sets. One launch for a single token.
+//! From the projections of a block to its attention: mask scores, rotation, and the keys offered to the sets.
 
 use super::{
     buffer::{expect_len, Buffer, Rows},
@@ -7,7 +7,7 @@ use super::{
     key_lists::KeyLists,
     ops::{null, Place},
 };
-use crate::{ffi, Error, Result};
+use crate::{ffi, Result};
 
 const WARPS: usize = ffi::DOGE_CUDA_THREADS as usize / 32;
 
@@ -16,6 +16,12 @@ pub(super) struct Heads<'a> {
     pub rows: &'a mut Rows,
     pub heads: usize,
     pub norm: Option<&'a Buffer<f32>>,
+}
+
+impl Heads<'_> {
+    pub fn reborrow(&mut self) -> Heads<'_> {
+        Heads { rows: self.rows, heads: self.heads, norm: self.norm }
+    }
 }
 
 /// What the mask score of a key is made with (spec 4.4).
@@ -59,18 +65,6 @@ impl Device {
     ) -> Result<()> {
         let rope = rope_args(&mut q, &mut k, rotation, n_rows)?;
         let rope_blocks = (n_rows * (q.heads + k.heads)).div_ceil(WARPS);
-        if n_rows == 1 && kept.shape().sliding_window.is_none() {
-            let score_args = mask_score_args(mask, score, v, 1)?;
-            let offer = kept.offer_args(lists, mask, rotation.at, 1)?;
-            let heads = kept.shape().mask_heads;
-            if heads != score.dt_weight.rows() {
-                let why = format!("{} heads have weights, {heads} have sets", score.dt_weight.rows());
-                return Err(Error::BadArgument { what: "mask_score", why });
-            }
-            let args = ffi::DogeCudaDecodeOfferArgs { score: score_args, rope, offer };
-            // SAFETY: as of the three kernels below; a block a mask head, then all heads of q and k.
-            return unsafe { self.launch(&self.table().decode_offer, [heads + rope_blocks, 1, 1], &args) };
-        }
         self.mask_score(mask, score, v, n_rows)?;
         // SAFETY: shapes as compared above; the sequence keeps `at` inside the tables it uploaded.
         unsafe { self.launch(&self.table().rope, [rope_blocks, 1, 1], &rope)? };
@@ -89,7 +83,12 @@ impl Device {
     }
 }
 
-fn mask_score_args(out: &mut Buffer<f32>, s: &MaskScore<'_>, v: &Rows, n_rows: usize) -> Result<ffi::DogeCudaMaskScoreArgs> {
+pub(super) fn mask_score_args(
+    out: &mut Buffer<f32>,
+    s: &MaskScore<'_>,
+    v: &Rows,
+    n_rows: usize,
+) -> Result<ffi::DogeCudaMaskScoreArgs> {
     let heads = s.dt_weight.rows();
     v.expect("mask_score: v", n_rows, s.dt_weight.cols())?;
     expect_len("mask_score: out", out, n_rows * heads)?;
@@ -109,7 +108,12 @@ fn mask_score_args(out: &mut Buffer<f32>, s: &MaskScore<'_>, v: &Rows, n_rows: u
     })
 }
 
-fn rope_args(q: &mut Heads<'_>, k: &mut Heads<'_>, rotation: &Rotation<'_>, n_rows: usize) -> Result<ffi::DogeCudaRopeArgs> {
+pub(super) fn rope_args(
+    q: &mut Heads<'_>,
+    k: &mut Heads<'_>,
+    rotation: &Rotation<'_>,
+    n_rows: usize,
+) -> Result<ffi::DogeCudaRopeArgs> {
     let Rotation { cos, sin, at, head_dim, eps } = *rotation;
     for side in [&*q, &*k] {
         side.rows.expect("rope: rows", n_rows, side.heads * head_dim)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{sys, CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::{sys, CudaContext, CudaFunction, CudaModule, CudaStream, DriverError};
 
 use super::{images, table::Table};
 use crate::{Error, Result};
@@ -12,6 +12,9 @@ pub const MISSING_KERNELS: &str = "this build has no CUDA kernels: nvcc was not 
 
 /// The oldest architecture that the kernels are made for.
 const OLDEST: (i32, i32) = (8, 0);
+
+/// The oldest architecture whose launches may begin before the one before is done, as `CU_FUNC_ATTRIBUTE_PTX_VERSION` has it.
+const WAITS_FROM: i32 = 90;
 
 /// A GPU with the kernels on it. Cheap to clone. Its work runs in one stream, in the order given.
 #[derive(Clone)]
@@ -61,7 +64,10 @@ impl Device {
         let modules: Vec<Arc<CudaModule>> = images.into_iter().map(load).collect::<Result<_>>()?;
         let table = Table::load(|name| {
             let found = modules.iter().find_map(|module| module.load_function(name).ok());
-            found.ok_or_else(|| unavailable(format!("kernel {name} is missing from the images loaded")))
+            let function = found.ok_or_else(|| unavailable(format!("kernel {name} is missing from the images loaded")))?;
+            // Code made for an older architecture has no instruction to wait with.
+            let waits = function.ptx_version().map_err(of_driver)? >= WAITS_FROM;
+            Ok((function, waits))
         })?;
         Ok(Device(Arc::new(Inner { ordinal, name, context, stream, table })))
     }
@@ -151,17 +157,30 @@ impl Device {
             return Ok(());
         }
         let side = |n: usize| u32::try_from(n).map_err(|_| Error::BadArgument { what: "grid", why: format!("{n} blocks") });
-        let config = LaunchConfig {
-            grid_dim: (side(grid[0])?, side(grid[1])?, side(grid[2])?),
-            block_dim: (kernel.threads, 1, 1),
-            shared_mem_bytes: 0,
+        let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+        value.programmaticStreamSerializationAllowed = 1;
+        let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        let mut early = sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        let config = sys::CUlaunchConfig {
+            gridDimX: side(grid[0])?,
+            gridDimY: side(grid[1])?,
+            gridDimZ: side(grid[2])?,
+            blockDimX: kernel.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: self.0.stream.cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: u32::from(kernel.waits),
         };
-        let args = Struct(*args);
-        let mut launch = self.0.stream.launch_builder(&kernel.function);
-        launch.arg(&args);
-        // SAFETY: the caller's promise; the grid is not empty, and `args` is passed by value.
-        let launched = unsafe { launch.launch(config) };
-        launched.map(|_| ()).map_err(failed(kernel.name))
+        let mut args = *args;
+        let mut params = [(&raw mut args).cast::<std::ffi::c_void>()];
+        self.0.context.bind_to_thread().map_err(failed(kernel.name))?;
+        // SAFETY: the caller's promise; the grid is not empty, the driver copies the struct before it returns, and a kernel that
+        // may begin early waits before it reads or writes what others write.
+        let launched =
+            unsafe { sys::cuLaunchKernelEx(&config, kernel.function.cu_function(), params.as_mut_ptr(), std::ptr::null_mut()) };
+        launched.result().map_err(failed(kernel.name))
     }
 }
 
@@ -170,16 +189,12 @@ pub(super) struct Kernel {
     pub name: &'static str,
     pub function: CudaFunction,
     pub threads: u32,
+    /// It waits for the launch before (kernels/cuda/device.h), so it may begin early.
+    pub waits: bool,
 }
 
 /// The structs of kernels/doge_cuda.h.
 pub(super) trait Args: Copy {}
-
-#[repr(transparent)]
-struct Struct<A>(A);
-
-// SAFETY: a plain C struct; `launch` hands the kernel a copy of its bytes.
-unsafe impl<A: Args> cudarc::driver::DeviceRepr for Struct<A> {}
 
 /// The driver's words for an error, with what to do about the frequent ones.
 fn why(error: DriverError) -> String {

@@ -8,7 +8,8 @@ use super::{
     device::Device,
     input::Input,
     kept::Kept,
-    linear::{DeviceMatrix, Projection},
+    linear::Projection,
+    matrix::DeviceMatrix,
     ops::{Experts, Residual},
     scratch::{Scratch, BLOCK},
     weights::{DeviceLayer, DeviceLinear, DeviceWeights},
@@ -43,7 +44,7 @@ impl Watch<'_> {
     }
 }
 
-fn projection<'a>(out: &'a mut Rows, linear: &'a DeviceLinear) -> Projection<'a> {
+pub(super) fn projection<'a>(out: &'a mut Rows, linear: &'a DeviceLinear) -> Projection<'a> {
     Projection { out, weight: &linear.weight, bias: linear.bias.as_ref() }
 }
 
@@ -136,7 +137,7 @@ impl Forward<'_> {
 
         let (scale, rounds) = (1.0 / (d as f32).sqrt(), self.may_round(is_prompt));
         let shape = AttentionShape { n_rows: n, q_heads: nq, scale, rounds };
-        gpu.dynamic_mask_attention(&mut s.attn.exact, &s.q, (&s.k, &s.v), kept, &mut s.lists, &mut s.partial, &s.next.at, shape)?;
+        gpu.dynamic_mask_attention(&mut s.attn.exact, &s.q, (&s.k, &s.v), kept, &mut s.lists, &s.next.at, shape)?;
         if let Some(watch) = watch {
             let mut mask = vec![0.0; n * self.variant.mask_heads];
             s.mask.read(0, &mut mask)?;
@@ -225,6 +226,7 @@ impl Forward<'_> {
             act: c.hidden_act,
             expert: &mut s.expert, //                                                           [n, k]
             weight: &mut s.weight,
+            stream: None,
         };
         gpu.experts(&mut s.branch, &s.h.exact, chosen, n)?; //                                  [n, H]
         if let Some(watch) = watch {
@@ -245,19 +247,8 @@ impl Forward<'_> {
     }
 
     /// The logits of the first row of `h`.
-    fn logits(&self, out: &mut Rows, h: &Rows) -> Result<()> {
+    pub fn logits(&self, out: &mut Rows, h: &Rows) -> Result<()> {
         let head = Projection { out, weight: self.weights.head(), bias: None };
         self.device.linear(&mut [head], h, 1) //                                                [1, V]
-    }
-
-    /// One whole decode step: the token fed to the next one, the likeliest or one that is drawn, all on the device.
-    pub fn decode_step(&self, draws: bool, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
-        self.block((0, 1), false, layers, s, &mut None)?; // where it stands, the device knows
-        self.logits(&mut s.logits, &s.h.exact)?;
-        if draws {
-            self.device.sample(&s.logits, &mut s.next)
-        } else {
-            self.device.argmax(&s.logits, &mut s.next)
-        }
     }
 }

@@ -15,6 +15,8 @@ use crate::{ffi, Error, Result};
 
 const BLOCK: usize = ffi::DOGE_CUDA_BLOCK as usize;
 const TILE: usize = ffi::DOGE_CUDA_TILE as usize;
+/// Words of [`ffi::DogeCudaWeakest`].
+const WEAKEST_WORDS: usize = size_of::<ffi::DogeCudaWeakest>() / 4;
 
 /// The sizes that shape a layer's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +57,7 @@ impl KeptShape {
     /// Bytes of a layer's state.
     pub(super) fn bytes(&self) -> u128 {
         let (slots, rows) = (self.slots as u128 * self.mask_heads as u128, self.arena_rows() as u128 * self.kv_heads as u128);
-        12 * slots + 8 * rows * padded(self.head_dim) as u128
+        12 * slots + WEAKEST_WORDS as u128 * 4 * self.mask_heads as u128 + 8 * rows * padded(self.head_dim) as u128
     }
 }
 
@@ -67,6 +69,8 @@ pub struct Kept {
     place: Buffer<u32>,
     mask: Buffer<f32>,
     pub(super) count: Buffer<u32>,
+    /// [`ffi::DogeCudaWeakest`] of each mask head.
+    weakest: Buffer<u32>,
     k: Buffer<f32>,
     v: Buffer<f32>,
 }
@@ -87,6 +91,7 @@ impl Kept {
             place: Buffer::zeros(device, named)?,
             mask: Buffer::zeros(device, shape.mask_heads * shape.slots)?,
             count: Buffer::zeros(device, shape.mask_heads)?,
+            weakest: Buffer::zeros(device, shape.mask_heads * WEAKEST_WORDS)?,
             k: Buffer::zeros(device, floats)?,
             v: Buffer::zeros(device, floats)?,
         })
@@ -102,6 +107,7 @@ impl Kept {
         let mut new = Kept::new(device, KeptShape { slots, ..self.shape })?;
         let (both, named, new_named) = (slots.min(self.shape.slots), self.shape.named(), new.shape.named());
         new.count.copy(0, &self.count, 0, self.shape.mask_heads)?;
+        new.weakest.copy(0, &self.weakest, 0, self.shape.mask_heads * WEAKEST_WORDS)?;
         for m in 0..self.shape.mask_heads {
             let (to, from) = (m * slots, m * self.shape.slots);
             new.row.copy(m * new_named, &self.row, m * named, new_named.min(named))?;
@@ -123,6 +129,7 @@ impl Kept {
             place: self.place.ptr_mut(),
             mask: self.mask.ptr_mut(),
             count: self.count.ptr_mut(),
+            weakest: self.weakest.ptr_mut().cast(),
             k: self.k.ptr_mut(),
             v: self.v.ptr_mut(),
             n_slots: self.shape.slots as u32,
@@ -175,16 +182,6 @@ impl Kept {
             head_dim: head_dim as u32,
             kv_stride: k.stride() as u32,
         })
-    }
-
-    /// The places in the sets now, by mask head, by slot.
-    ///
-    /// # Errors
-    /// [`Error::Device`].
-    pub fn places(&self) -> Result<Vec<Vec<u32>>> {
-        let (count, place) = (self.count.to_vec()?, self.place.to_vec()?);
-        let set = |(m, &n): (usize, &u32)| place[m * self.shape.slots..][..n as usize].to_vec();
-        Ok(count.iter().enumerate().map(set).collect())
     }
 }
 

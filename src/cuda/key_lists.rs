@@ -89,9 +89,6 @@ impl KeyLists {
         if let Some(window) = self.sizes.kept.sliding_window {
             return self.seen_in_window(window, place0, n_rows);
         }
-        if n_rows == 1 {
-            return Ok(kept.places()?.into_iter().map(|places| vec![places]).collect());
-        }
         let (from, until, tiles) = (self.seen_from.to_vec()?, self.seen_until.to_vec()?, self.tile_begin.to_vec()?);
         let (from, until, count) = (&from, &until, kept.count.to_vec()?);
         let of_head = |(m, &count): (usize, &u32)| {

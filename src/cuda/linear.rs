@@ -1,74 +1,17 @@
-//! Weight matrices on a device, and linear layers over them.
+//! Linear layers over weight matrices on a device.
 
 use super::{
     buffer::{expect_len, padded, Buffer, Rows},
     device::Device,
     input::Input,
+    matrix::DeviceMatrix,
 };
-use crate::{ffi, stride_bytes, Activation, Dtype, Error, Layout, Matrix, Result};
+use crate::{
+    ffi::{self, DogeCudaLinearArgs},
+    Activation, Dtype, Error, Layout, Result,
+};
 
-/// A weight matrix in a device's memory: float formats with padded rows, integer formats as they are on the CPU.
-#[derive(Debug)]
-pub struct DeviceMatrix {
-    pub(super) dtype: Dtype,
-    pub(super) layout: Layout,
-    rows: usize,
-    cols: usize,
-    /// Bytes of a row, or of a tile.
-    pub(super) stride_bytes: usize,
-    pub(super) bytes: Buffer<u8>,
-}
-
-/// Bytes of a row or a tile on a device.
-fn device_stride(dtype: Dtype, layout: Layout, cols: usize) -> Option<usize> {
-    match dtype.float() {
-        Some(float) => cols.checked_next_multiple_of(ffi::DOGE_CUDA_PAD as usize)?.checked_mul(float.size()),
-        None => stride_bytes(dtype, layout, cols),
-    }
-}
-
-impl DeviceMatrix {
-    /// Bytes that a matrix will take.
-    pub(super) fn bytes(matrix: &Matrix<'_>) -> u128 {
-        let stride = device_stride(matrix.dtype(), matrix.layout(), matrix.cols()).unwrap_or(usize::MAX);
-        let strides = if matrix.layout() == Layout::Tiles { matrix.rows().div_ceil(16) } else { matrix.rows() };
-        stride as u128 * strides as u128
-    }
-
-    /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Device`].
-    pub fn upload(device: &Device, matrix: Matrix<'_>) -> Result<Self> {
-        let (dtype, layout, rows, cols) = (matrix.dtype(), matrix.layout(), matrix.rows(), matrix.cols());
-        let too_large = || Error::OutOfMemory { bytes: Self::bytes(&matrix), what: "weights on the GPU" };
-        let stride_bytes = device_stride(dtype, layout, cols).ok_or_else(too_large)?;
-        if u32::try_from(rows).is_err() || u32::try_from(cols).is_err() {
-            return Err(too_large());
-        }
-        let row = dtype.float().map_or(stride_bytes, |float| cols * float.size());
-        let bytes = if row == stride_bytes {
-            Buffer::from_slice(device, matrix.bytes())? // straight from the map
-        } else {
-            let mut padded = vec![0; rows.checked_mul(stride_bytes).ok_or_else(too_large)?];
-            for (to, from) in padded.chunks_exact_mut(stride_bytes).zip(matrix.bytes().chunks_exact(row.max(1))) {
-                to[..row].copy_from_slice(from);
-            }
-            Buffer::from_slice(device, &padded)?
-        };
-        Ok(DeviceMatrix { dtype, layout, rows, cols, stride_bytes, bytes })
-    }
-
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-}
+const WARPS: u32 = ffi::DOGE_CUDA_THREADS / 32;
 
 /// One linear layer of several that read the same input.
 pub struct Projection<'a> {
@@ -126,14 +69,15 @@ fn check<const N: usize>(projections: &mut [Projection<'_>; N], n_rows: usize) -
     Ok(checked)
 }
 
-/// Rows that one block of threads takes together.
-fn rows_at_once(n_rows: usize) -> (usize, usize) {
-    if n_rows == 1 {
-        (0, 1)
-    } else {
-        (1, 8)
-    }
+/// The norm before a projection; its weight with the padding of a row.
+#[derive(Clone, Copy)]
+pub struct Norm<'a> {
+    pub weight: &'a Buffer<f32>,
+    pub eps: f32,
 }
+
+/// Columns of a row that a projection can norm itself.
+pub(super) const NORM_COLS_MAX: usize = ffi::DOGE_CUDA_NORM_COLS_MAX as usize;
 
 impl Device {
     /// `out[r] = weight · x[r] (+ bias)` for `n_rows` rows, of up to three layers that read the same `x`; all weights of one
@@ -144,18 +88,40 @@ impl Device {
     pub fn linear<const N: usize>(&self, projections: &mut [Projection<'_>; N], x: &Rows, n_rows: usize) -> Result<()> {
         const { assert!(N >= 1 && N <= ffi::DOGE_CUDA_PROJECTIONS as usize) };
         let checked = check(projections, n_rows)?;
-        x.expect("linear: x", n_rows, checked.cols)?;
-        let (which, rows) = rows_at_once(n_rows);
-        let outputs: usize = checked.projection.iter().map(|p| p.out_features as usize).sum();
-        let blocks = if checked.dtype.is_int() {
-            checked.projection.iter().map(|p| p.out_features.div_ceil(ffi::DOGE_TILE) as usize).sum()
-        } else {
-            outputs.div_ceil(4 * if rows == 1 { 2 } else { 4 }) // four warps, of two or four outputs each
-        };
-        let args = linear_args(&checked, x, n_rows, 0);
-        let kernel = &self.table().linear[which][checked.dtype as usize];
-        // SAFETY: weights, bias, x and out have the shapes that `check` and `expect` compared.
-        unsafe { self.launch(kernel, [blocks, n_rows.div_ceil(rows), 1], &args) }
+        let args = linear_args(&checked, x, n_rows)?;
+        // SAFETY: weights, bias, x and out have the shapes that were compared.
+        unsafe { self.launch_linear(&checked, args) }
+    }
+
+    /// As [`Device::linear`] of `rms_norm(x)`, for one row.
+    ///
+    /// # Errors
+    /// As [`Device::linear`]; [`Error::BadArgument`] for more than [`NORM_COLS_MAX`] columns.
+    pub fn linear_of_normed<const N: usize>(
+        &self,
+        projections: &mut [Projection<'_>; N],
+        x: &Rows,
+        norm: Norm<'_>,
+    ) -> Result<()> {
+        let checked = check(projections, 1)?;
+        let args = with_norm(linear_args(&checked, x, 1)?, norm)?;
+        // SAFETY: as in `linear`; the norm has a weight for each column.
+        unsafe { self.launch_linear(&checked, args) }
+    }
+
+    /// `stream = gate · stream + (weight · x (+ bias))` for one row (spec 4.1). The projection's `out` is not touched.
+    ///
+    /// # Errors
+    /// As [`Device::linear`].
+    pub fn linear_to_stream(&self, projection: Projection<'_>, x: &Rows, stream: &mut Rows, gate: &Buffer<f32>) -> Result<()> {
+        let cols = projection.weight.rows;
+        let checked = check(&mut [projection], 1)?;
+        stream.expect("linear: stream", 1, cols)?;
+        expect_len("linear: residual", gate, cols)?;
+        let args = linear_args(&checked, x, 1)?;
+        let args = DogeCudaLinearArgs { stream: stream.buffer.ptr_mut(), residual: gate.ptr(), ..args };
+        // SAFETY: as in `linear`; the stream and its gate have an element for each output.
+        unsafe { self.launch_linear(&checked, args) }
     }
 
     /// `out[r] = act(gate · x[r]) · (up · x[r])`, each with its bias (spec 4.5). `projections` are gate and up; the result
@@ -165,18 +131,52 @@ impl Device {
     /// As [`Device::linear`].
     pub fn linear_gated(&self, projections: &mut [Projection<'_>; 2], x: &Rows, n_rows: usize, act: Activation) -> Result<()> {
         let checked = check(projections, n_rows)?;
-        x.expect("linear_gated: x", n_rows, checked.cols)?;
-        let outputs = check_gated(&checked)?;
-        let (which, rows) = rows_at_once(n_rows);
-        let blocks = if checked.dtype.is_int() {
-            outputs.div_ceil(ffi::DOGE_TILE)
-        } else {
-            outputs.div_ceil(4 * if rows == 1 { 1 } else { 2 })
+        let args = DogeCudaLinearArgs { act: act as u32, ..linear_args(&checked, x, n_rows)? };
+        // SAFETY: as in `linear`.
+        unsafe { self.launch_gated(&checked, args) }
+    }
+
+    /// As [`Device::linear_gated`] of `rms_norm(x)`, for one row.
+    ///
+    /// # Errors
+    /// As [`Device::linear_of_normed`].
+    pub fn linear_gated_of_normed(
+        &self,
+        projections: &mut [Projection<'_>; 2],
+        x: &Rows,
+        norm: Norm<'_>,
+        act: Activation,
+    ) -> Result<()> {
+        let checked = check(projections, 1)?;
+        let args = DogeCudaLinearArgs { act: act as u32, ..linear_args(&checked, x, 1)? };
+        let args = with_norm(args, norm)?;
+        // SAFETY: as in `linear`; the norm has a weight for each column.
+        unsafe { self.launch_gated(&checked, args) }
+    }
+
+    /// # Safety
+    /// What `args` points to has the shapes in `checked` and in `args`.
+    unsafe fn launch_linear(&self, checked: &Checked, args: DogeCudaLinearArgs) -> Result<()> {
+        let (which, rows) = rows_at_once(args.n_rows);
+        let outputs = checked.projection.iter().map(|p| p.out_features);
+        let blocks = match checked.dtype.is_int() {
+            true => outputs.map(|n| n.div_ceil(ffi::DOGE_TILE)).sum::<u32>(),
+            false => outputs.sum::<u32>().div_ceil(WARPS * if rows == 1 { 2 } else { 4 }), // so many outputs a warp
         };
-        let args = linear_args(&checked, x, n_rows, act as u32);
+        let kernel = &self.table().linear[which][checked.dtype as usize];
+        // SAFETY: the caller's promise.
+        unsafe { self.launch(kernel, [blocks as usize, args.n_rows.div_ceil(rows) as usize, 1], &args) }
+    }
+
+    /// # Safety
+    /// As of `launch_linear`.
+    unsafe fn launch_gated(&self, checked: &Checked, args: DogeCudaLinearArgs) -> Result<()> {
+        let (which, rows) = rows_at_once(args.n_rows);
+        let outputs = check_gated(checked)?;
+        let blocks = if checked.dtype.is_int() { outputs.div_ceil(ffi::DOGE_TILE) } else { outputs.div_ceil(WARPS * 2) };
         let kernel = &self.table().linear_gated[which][checked.dtype as usize];
-        // SAFETY: as in `linear`; both have the same number of outputs.
-        unsafe { self.launch(kernel, [blocks as usize, n_rows.div_ceil(rows), 1], &args) }
+        // SAFETY: the caller's promise; both have the same number of outputs.
+        unsafe { self.launch(kernel, [blocks as usize, args.n_rows.div_ceil(rows) as usize, 1], &args) }
     }
 
     /// As [`Device::linear`], on tensor cores: bf16 weights, and `x` as it was rounded.
@@ -246,14 +246,37 @@ fn gemm_args(checked: &Checked, x: &Input, n_rows: usize) -> Result<ffi::DogeCud
     })
 }
 
-fn linear_args(checked: &Checked, x: &Rows, n_rows: usize, act: u32) -> ffi::DogeCudaLinearArgs {
-    ffi::DogeCudaLinearArgs {
+fn linear_args(checked: &Checked, x: &Rows, n_rows: usize) -> Result<DogeCudaLinearArgs> {
+    x.expect("linear: x", n_rows, checked.cols)?;
+    Ok(DogeCudaLinearArgs {
         projection: checked.projection,
         x: x.buffer.ptr(),
+        norm: std::ptr::null(),
+        stream: std::ptr::null_mut(),
+        residual: std::ptr::null(),
         stride_bytes: checked.stride_bytes,
         n_rows: n_rows as u32,
         cols: checked.cols as u32,
         x_stride: x.stride() as u32,
-        act,
+        act: 0,
+        eps: 0.0,
+    })
+}
+
+fn with_norm(args: DogeCudaLinearArgs, norm: Norm<'_>) -> Result<DogeCudaLinearArgs> {
+    if args.cols as usize > NORM_COLS_MAX {
+        let why = format!("{} columns, where a projection can norm {NORM_COLS_MAX}", args.cols);
+        return Err(Error::BadArgument { what: "linear: norm", why });
+    }
+    expect_len("linear: norm", norm.weight, padded(args.cols as usize))?;
+    Ok(DogeCudaLinearArgs { norm: norm.weight.ptr(), eps: norm.eps, ..args })
+}
+
+/// Which kernel takes so many rows, and how many of them a block of threads takes together.
+fn rows_at_once(n_rows: u32) -> (usize, u32) {
+    if n_rows == 1 {
+        (0, 1)
+    } else {
+        (1, 8)
     }
 }

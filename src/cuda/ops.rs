@@ -4,7 +4,7 @@ use super::{
     buffer::{expect_len, Buffer, Rows},
     device::Device,
     input::Input,
-    linear::DeviceMatrix,
+    matrix::DeviceMatrix,
 };
 use crate::{ffi, ops::Routing, Activation, Error, Layout, Result};
 
@@ -36,6 +36,8 @@ pub struct Experts<'a> {
     /// `[rows, top]`: the experts chosen, ascending, and their weights.
     pub expert: &'a mut Buffer<u32>,
     pub weight: &'a mut Buffer<f32>,
+    /// The stream that the result is added to as the branch of the gated residual, and its gate; or none.
+    pub stream: Option<(&'a mut Rows, &'a Buffer<f32>)>,
 }
 
 impl Device {
@@ -136,8 +138,16 @@ impl Device {
                 return Err(Error::BadArgument { what: "experts: embed", why });
             }
         }
+        let (mut stream, mut residual) = (std::ptr::null_mut(), std::ptr::null());
+        if let Some((rows, gate)) = e.stream {
+            rows.expect("experts: stream", n_rows, cols)?;
+            expect_len("experts: residual", gate, cols)?;
+            (stream, residual) = (rows.buffer.ptr_mut(), gate.ptr());
+        }
         let args = ffi::DogeCudaExpertsArgs {
             y: y.buffer.ptr_mut(),
+            stream,
+            residual,
             x: x.buffer.ptr(),
             router: e.router.buffer.ptr(),
             down_embed: e.down_embed.bytes.ptr().cast(),

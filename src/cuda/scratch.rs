@@ -1,8 +1,8 @@
 //! The bed in which a block's activations flow on a device: every buffer, made once for the longest block.
 
 use super::{
-    attention::partial_floats,
     buffer::{Buffer, Rows},
+    decode_attention::{DecodeRoom, DecodeSizes},
     input::Input,
     kept::KeptShape,
     key_lists::{KeyLists, ListSizes},
@@ -92,6 +92,6 @@ made! {
         pub part: Option<Box<Scratch>> = z.part(),
         // What depends on the number of slots.
         pub lists: KeyLists = ListSizes { kept: z.kept, rows: z.rows },
-        pub partial: Buffer<f32> = partial_floats(z.heads, z.head_dim, z.kept.slots),
+        pub room: DecodeRoom = DecodeSizes { q_heads: z.heads, kept: z.kept },
     }
 }

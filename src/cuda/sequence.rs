@@ -159,8 +159,12 @@ impl Sequence {
             s.sin.write(0, &sin)?;
             s.next.ids.write(0, ids)?;
             s.next.stand_at(first)?;
-            let mut watch = watches.then_some(Watch { observer: &mut *observer, place: first, rows: n });
-            forward.block((first, n), is_prompt, layers, s, &mut watch)?;
+            if n == 1 && !is_prompt && !watches {
+                forward.token(layers, s)?;
+            } else {
+                let mut watch = watches.then_some(Watch { observer: &mut *observer, place: first, rows: n });
+                forward.block((first, n), is_prompt, layers, s, &mut watch)?;
+            }
             *place += n;
             let wanted = match (watches, i == last_block) {
                 (true, _) => 0..n,

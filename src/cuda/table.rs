@@ -24,9 +24,6 @@ pub(super) struct Table {
     pub kept_commit: Kernel,
     pub window_add: Kernel,
     pub window_choose: Kernel,
-    /// Of a single token: several of the above in one launch.
-    pub decode_offer: Kernel,
-    pub decode_merge: Kernel,
     /// For heads of up to 128 channels, and up to 256.
     pub attention_prefill: [Kernel; 2],
     pub attention_prefill_tensor: [Kernel; 2],
@@ -41,10 +38,17 @@ pub(super) struct Table {
 }
 
 const THREADS: u32 = ffi::DOGE_CUDA_THREADS;
+/// Kernels of a decode step, which wait for the launch before: how their names begin.
+const WAITS: [&str; 7] =
+    ["doge_embed", "doge_linear", "doge_attention_decode", "doge_rms_norm", "doge_experts", "doge_argmax", "doge_sample"];
 
 impl Table {
-    pub fn load(function: impl Fn(&str) -> Result<CudaFunction>) -> Result<Self> {
-        let one = |name: &'static str, threads| Ok(Kernel { name, function: function(name)?, threads });
+    /// `function` finds a kernel by its name, and knows whether it was compiled to wait for the launch before.
+    pub fn load(function: impl Fn(&str) -> Result<(CudaFunction, bool)>) -> Result<Self> {
+        let one = |name: &'static str, threads| {
+            let (function, can_wait) = function(name)?;
+            Ok(Kernel { name, function, threads, waits: can_wait && WAITS.iter().any(|begin| name.starts_with(begin)) })
+        };
         let formats = |names: [&'static str; 5], threads| -> Result<PerDtype> {
             let [f32, bf16, f16, int8, int4] = names.map(|name| one(name, threads));
             Ok([f32?, bf16?, f16?, int8?, int4?])
@@ -83,8 +87,6 @@ impl Table {
             kept_commit: one("doge_kept_commit", THREADS)?,
             window_add: one("doge_window_add", THREADS)?,
             window_choose: one("doge_window_choose", THREADS)?,
-            decode_offer: one("doge_decode_offer", THREADS)?,
-            decode_merge: one("doge_decode_merge", THREADS)?,
             attention_prefill: [one("doge_attention_prefill_128", THREADS)?, one("doge_attention_prefill_256", THREADS)?],
             attention_prefill_tensor: [
                 one("doge_attention_prefill_bf16_tensor_128", THREADS)?,
@@ -112,8 +114,7 @@ impl Args for ffi::DogeCudaRopeArgs {}
 impl Args for ffi::DogeCudaMaskScoreArgs {}
 impl Args for ffi::DogeCudaOfferArgs {}
 impl Args for ffi::DogeCudaAttentionArgs {}
-impl Args for ffi::DogeCudaDecodeOfferArgs {}
-impl Args for ffi::DogeCudaDecodeMergeArgs {}
+impl Args for ffi::DogeCudaDecodeArgs {}
 impl Args for ffi::DogeCudaCommitArgs {}
 impl Args for ffi::DogeCudaWindowAddArgs {}
 impl Args for ffi::DogeCudaWindowChooseArgs {}

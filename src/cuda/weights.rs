@@ -2,9 +2,9 @@
 
 use super::{
     attention::HEAD_DIM_MAX,
-    buffer::{Buffer, Rows},
+    buffer::{padded, Buffer, Rows},
     device::Device,
-    linear::DeviceMatrix,
+    matrix::DeviceMatrix,
     ops::check_router,
 };
 use crate::{
@@ -88,8 +88,11 @@ impl Device {
         DeviceMatrix::upload(self, tensor.matrix())
     }
 
+    /// With the padding of a row.
     fn vector(&self, values: &[f32]) -> Result<Buffer<f32>> {
-        Buffer::from_slice(self, values)
+        let mut padded_values = values.to_vec();
+        padded_values.resize(padded(values.len()), 0.0);
+        Buffer::from_slice(self, &padded_values)
     }
 
     fn linear_of(&self, linear: &Linear) -> Result<DeviceLinear> {

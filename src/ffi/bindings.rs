@@ -461,28 +461,38 @@ const _: () = {
 };
 pub const DOGE_CUDA_PROJECTIONS: _bindgen_ty_7 = 3;
 pub type _bindgen_ty_7 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_NORM_COLS_MAX: _bindgen_ty_8 = 2048;
+pub type _bindgen_ty_8 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaLinearArgs {
     pub projection: [DogeCudaProjection; 3usize],
     pub x: *const f32,
+    pub norm: *const f32,
+    pub stream: *mut f32,
+    pub residual: *const f32,
     pub stride_bytes: usize,
     pub n_rows: u32,
     pub cols: u32,
     pub x_stride: u32,
     pub act: u32,
+    pub eps: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaLinearArgs"][::core::mem::size_of::<DogeCudaLinearArgs>() - 128usize];
+    ["Size of DogeCudaLinearArgs"][::core::mem::size_of::<DogeCudaLinearArgs>() - 160usize];
     ["Alignment of DogeCudaLinearArgs"][::core::mem::align_of::<DogeCudaLinearArgs>() - 8usize];
     ["Offset of field: DogeCudaLinearArgs::projection"][::core::mem::offset_of!(DogeCudaLinearArgs, projection) - 0usize];
     ["Offset of field: DogeCudaLinearArgs::x"][::core::mem::offset_of!(DogeCudaLinearArgs, x) - 96usize];
-    ["Offset of field: DogeCudaLinearArgs::stride_bytes"][::core::mem::offset_of!(DogeCudaLinearArgs, stride_bytes) - 104usize];
-    ["Offset of field: DogeCudaLinearArgs::n_rows"][::core::mem::offset_of!(DogeCudaLinearArgs, n_rows) - 112usize];
-    ["Offset of field: DogeCudaLinearArgs::cols"][::core::mem::offset_of!(DogeCudaLinearArgs, cols) - 116usize];
-    ["Offset of field: DogeCudaLinearArgs::x_stride"][::core::mem::offset_of!(DogeCudaLinearArgs, x_stride) - 120usize];
-    ["Offset of field: DogeCudaLinearArgs::act"][::core::mem::offset_of!(DogeCudaLinearArgs, act) - 124usize];
+    ["Offset of field: DogeCudaLinearArgs::norm"][::core::mem::offset_of!(DogeCudaLinearArgs, norm) - 104usize];
+    ["Offset of field: DogeCudaLinearArgs::stream"][::core::mem::offset_of!(DogeCudaLinearArgs, stream) - 112usize];
+    ["Offset of field: DogeCudaLinearArgs::residual"][::core::mem::offset_of!(DogeCudaLinearArgs, residual) - 120usize];
+    ["Offset of field: DogeCudaLinearArgs::stride_bytes"][::core::mem::offset_of!(DogeCudaLinearArgs, stride_bytes) - 128usize];
+    ["Offset of field: DogeCudaLinearArgs::n_rows"][::core::mem::offset_of!(DogeCudaLinearArgs, n_rows) - 136usize];
+    ["Offset of field: DogeCudaLinearArgs::cols"][::core::mem::offset_of!(DogeCudaLinearArgs, cols) - 140usize];
+    ["Offset of field: DogeCudaLinearArgs::x_stride"][::core::mem::offset_of!(DogeCudaLinearArgs, x_stride) - 144usize];
+    ["Offset of field: DogeCudaLinearArgs::act"][::core::mem::offset_of!(DogeCudaLinearArgs, act) - 148usize];
+    ["Offset of field: DogeCudaLinearArgs::eps"][::core::mem::offset_of!(DogeCudaLinearArgs, eps) - 152usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -499,8 +509,8 @@ const _: () = {
     ["Offset of field: DogeCudaRoundArgs::x"][::core::mem::offset_of!(DogeCudaRoundArgs, x) - 8usize];
     ["Offset of field: DogeCudaRoundArgs::n"][::core::mem::offset_of!(DogeCudaRoundArgs, n) - 16usize];
 };
-pub const DOGE_CUDA_GEMM_TILE: _bindgen_ty_8 = 64;
-pub type _bindgen_ty_8 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_GEMM_TILE: _bindgen_ty_9 = 64;
+pub type _bindgen_ty_9 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaGemmArgs {
@@ -607,10 +617,23 @@ const _: () = {
     ["Offset of field: DogeCudaMaskScoreArgs::n_heads"][::core::mem::offset_of!(DogeCudaMaskScoreArgs, n_heads) - 44usize];
     ["Offset of field: DogeCudaMaskScoreArgs::v_stride"][::core::mem::offset_of!(DogeCudaMaskScoreArgs, v_stride) - 48usize];
 };
-pub const DOGE_CUDA_TILE: _bindgen_ty_9 = 32;
-pub type _bindgen_ty_9 = ::core::ffi::c_uint;
-pub const DOGE_CUDA_BLOCK: _bindgen_ty_10 = 256;
+pub const DOGE_CUDA_TILE: _bindgen_ty_10 = 32;
 pub type _bindgen_ty_10 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_BLOCK: _bindgen_ty_11 = 256;
+pub type _bindgen_ty_11 = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DogeCudaWeakest {
+    pub strength: u64,
+    pub slot: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaWeakest"][::core::mem::size_of::<DogeCudaWeakest>() - 16usize];
+    ["Alignment of DogeCudaWeakest"][::core::mem::align_of::<DogeCudaWeakest>() - 8usize];
+    ["Offset of field: DogeCudaWeakest::strength"][::core::mem::offset_of!(DogeCudaWeakest, strength) - 0usize];
+    ["Offset of field: DogeCudaWeakest::slot"][::core::mem::offset_of!(DogeCudaWeakest, slot) - 8usize];
+};
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaKept {
@@ -618,6 +641,7 @@ pub struct DogeCudaKept {
     pub place: *mut u32,
     pub mask: *mut f32,
     pub count: *mut u32,
+    pub weakest: *mut DogeCudaWeakest,
     pub k: *mut f32,
     pub v: *mut f32,
     pub n_slots: u32,
@@ -628,19 +652,20 @@ pub struct DogeCudaKept {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaKept"][::core::mem::size_of::<DogeCudaKept>() - 72usize];
+    ["Size of DogeCudaKept"][::core::mem::size_of::<DogeCudaKept>() - 80usize];
     ["Alignment of DogeCudaKept"][::core::mem::align_of::<DogeCudaKept>() - 8usize];
     ["Offset of field: DogeCudaKept::row"][::core::mem::offset_of!(DogeCudaKept, row) - 0usize];
     ["Offset of field: DogeCudaKept::place"][::core::mem::offset_of!(DogeCudaKept, place) - 8usize];
     ["Offset of field: DogeCudaKept::mask"][::core::mem::offset_of!(DogeCudaKept, mask) - 16usize];
     ["Offset of field: DogeCudaKept::count"][::core::mem::offset_of!(DogeCudaKept, count) - 24usize];
-    ["Offset of field: DogeCudaKept::k"][::core::mem::offset_of!(DogeCudaKept, k) - 32usize];
-    ["Offset of field: DogeCudaKept::v"][::core::mem::offset_of!(DogeCudaKept, v) - 40usize];
-    ["Offset of field: DogeCudaKept::n_slots"][::core::mem::offset_of!(DogeCudaKept, n_slots) - 48usize];
-    ["Offset of field: DogeCudaKept::n_arena"][::core::mem::offset_of!(DogeCudaKept, n_arena) - 52usize];
-    ["Offset of field: DogeCudaKept::kv_row"][::core::mem::offset_of!(DogeCudaKept, kv_row) - 56usize];
-    ["Offset of field: DogeCudaKept::mask_heads"][::core::mem::offset_of!(DogeCudaKept, mask_heads) - 60usize];
-    ["Offset of field: DogeCudaKept::kv_heads"][::core::mem::offset_of!(DogeCudaKept, kv_heads) - 64usize];
+    ["Offset of field: DogeCudaKept::weakest"][::core::mem::offset_of!(DogeCudaKept, weakest) - 32usize];
+    ["Offset of field: DogeCudaKept::k"][::core::mem::offset_of!(DogeCudaKept, k) - 40usize];
+    ["Offset of field: DogeCudaKept::v"][::core::mem::offset_of!(DogeCudaKept, v) - 48usize];
+    ["Offset of field: DogeCudaKept::n_slots"][::core::mem::offset_of!(DogeCudaKept, n_slots) - 56usize];
+    ["Offset of field: DogeCudaKept::n_arena"][::core::mem::offset_of!(DogeCudaKept, n_arena) - 60usize];
+    ["Offset of field: DogeCudaKept::kv_row"][::core::mem::offset_of!(DogeCudaKept, kv_row) - 64usize];
+    ["Offset of field: DogeCudaKept::mask_heads"][::core::mem::offset_of!(DogeCudaKept, mask_heads) - 68usize];
+    ["Offset of field: DogeCudaKept::kv_heads"][::core::mem::offset_of!(DogeCudaKept, kv_heads) - 72usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -690,13 +715,13 @@ pub struct DogeCudaOfferArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaOfferArgs"][::core::mem::size_of::<DogeCudaOfferArgs>() - 200usize];
+    ["Size of DogeCudaOfferArgs"][::core::mem::size_of::<DogeCudaOfferArgs>() - 208usize];
     ["Alignment of DogeCudaOfferArgs"][::core::mem::align_of::<DogeCudaOfferArgs>() - 8usize];
     ["Offset of field: DogeCudaOfferArgs::kept"][::core::mem::offset_of!(DogeCudaOfferArgs, kept) - 0usize];
-    ["Offset of field: DogeCudaOfferArgs::list"][::core::mem::offset_of!(DogeCudaOfferArgs, list) - 72usize];
-    ["Offset of field: DogeCudaOfferArgs::mask"][::core::mem::offset_of!(DogeCudaOfferArgs, mask) - 176usize];
-    ["Offset of field: DogeCudaOfferArgs::at"][::core::mem::offset_of!(DogeCudaOfferArgs, at) - 184usize];
-    ["Offset of field: DogeCudaOfferArgs::n_rows"][::core::mem::offset_of!(DogeCudaOfferArgs, n_rows) - 192usize];
+    ["Offset of field: DogeCudaOfferArgs::list"][::core::mem::offset_of!(DogeCudaOfferArgs, list) - 80usize];
+    ["Offset of field: DogeCudaOfferArgs::mask"][::core::mem::offset_of!(DogeCudaOfferArgs, mask) - 184usize];
+    ["Offset of field: DogeCudaOfferArgs::at"][::core::mem::offset_of!(DogeCudaOfferArgs, at) - 192usize];
+    ["Offset of field: DogeCudaOfferArgs::n_rows"][::core::mem::offset_of!(DogeCudaOfferArgs, n_rows) - 200usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -712,16 +737,16 @@ pub struct DogeCudaWindowAddArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaWindowAddArgs"][::core::mem::size_of::<DogeCudaWindowAddArgs>() - 120usize];
+    ["Size of DogeCudaWindowAddArgs"][::core::mem::size_of::<DogeCudaWindowAddArgs>() - 128usize];
     ["Alignment of DogeCudaWindowAddArgs"][::core::mem::align_of::<DogeCudaWindowAddArgs>() - 8usize];
     ["Offset of field: DogeCudaWindowAddArgs::kept"][::core::mem::offset_of!(DogeCudaWindowAddArgs, kept) - 0usize];
-    ["Offset of field: DogeCudaWindowAddArgs::k"][::core::mem::offset_of!(DogeCudaWindowAddArgs, k) - 72usize];
-    ["Offset of field: DogeCudaWindowAddArgs::v"][::core::mem::offset_of!(DogeCudaWindowAddArgs, v) - 80usize];
-    ["Offset of field: DogeCudaWindowAddArgs::mask"][::core::mem::offset_of!(DogeCudaWindowAddArgs, mask) - 88usize];
-    ["Offset of field: DogeCudaWindowAddArgs::at"][::core::mem::offset_of!(DogeCudaWindowAddArgs, at) - 96usize];
-    ["Offset of field: DogeCudaWindowAddArgs::n_rows"][::core::mem::offset_of!(DogeCudaWindowAddArgs, n_rows) - 104usize];
-    ["Offset of field: DogeCudaWindowAddArgs::head_dim"][::core::mem::offset_of!(DogeCudaWindowAddArgs, head_dim) - 108usize];
-    ["Offset of field: DogeCudaWindowAddArgs::kv_stride"][::core::mem::offset_of!(DogeCudaWindowAddArgs, kv_stride) - 112usize];
+    ["Offset of field: DogeCudaWindowAddArgs::k"][::core::mem::offset_of!(DogeCudaWindowAddArgs, k) - 80usize];
+    ["Offset of field: DogeCudaWindowAddArgs::v"][::core::mem::offset_of!(DogeCudaWindowAddArgs, v) - 88usize];
+    ["Offset of field: DogeCudaWindowAddArgs::mask"][::core::mem::offset_of!(DogeCudaWindowAddArgs, mask) - 96usize];
+    ["Offset of field: DogeCudaWindowAddArgs::at"][::core::mem::offset_of!(DogeCudaWindowAddArgs, at) - 104usize];
+    ["Offset of field: DogeCudaWindowAddArgs::n_rows"][::core::mem::offset_of!(DogeCudaWindowAddArgs, n_rows) - 112usize];
+    ["Offset of field: DogeCudaWindowAddArgs::head_dim"][::core::mem::offset_of!(DogeCudaWindowAddArgs, head_dim) - 116usize];
+    ["Offset of field: DogeCudaWindowAddArgs::kv_stride"][::core::mem::offset_of!(DogeCudaWindowAddArgs, kv_stride) - 120usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -735,14 +760,14 @@ pub struct DogeCudaWindowChooseArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaWindowChooseArgs"][::core::mem::size_of::<DogeCudaWindowChooseArgs>() - 104usize];
+    ["Size of DogeCudaWindowChooseArgs"][::core::mem::size_of::<DogeCudaWindowChooseArgs>() - 112usize];
     ["Alignment of DogeCudaWindowChooseArgs"][::core::mem::align_of::<DogeCudaWindowChooseArgs>() - 8usize];
     ["Offset of field: DogeCudaWindowChooseArgs::kept"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, kept) - 0usize];
-    ["Offset of field: DogeCudaWindowChooseArgs::seen"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, seen) - 72usize];
-    ["Offset of field: DogeCudaWindowChooseArgs::at"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, at) - 80usize];
-    ["Offset of field: DogeCudaWindowChooseArgs::n_rows"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, n_rows) - 88usize];
-    ["Offset of field: DogeCudaWindowChooseArgs::window"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, window) - 92usize];
-    ["Offset of field: DogeCudaWindowChooseArgs::n_keep"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, n_keep) - 96usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::seen"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, seen) - 80usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::at"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, at) - 88usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::n_rows"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, n_rows) - 96usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::window"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, window) - 100usize];
+    ["Offset of field: DogeCudaWindowChooseArgs::n_keep"][::core::mem::offset_of!(DogeCudaWindowChooseArgs, n_keep) - 104usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -754,14 +779,12 @@ pub struct DogeCudaAttentionArgs {
     pub q: *const f32,
     pub k: *const f32,
     pub v: *const f32,
-    pub partial: *mut f32,
     pub at: *const DogeCudaPlace,
     pub n_rows: u32,
     pub q_heads: u32,
     pub head_dim: u32,
     pub q_stride: u32,
     pub kv_stride: u32,
-    pub partial_tiles: u32,
     pub window: u32,
     pub scale: f32,
 }
@@ -770,23 +793,20 @@ const _: () = {
     ["Size of DogeCudaAttentionArgs"][::core::mem::size_of::<DogeCudaAttentionArgs>() - 264usize];
     ["Alignment of DogeCudaAttentionArgs"][::core::mem::align_of::<DogeCudaAttentionArgs>() - 8usize];
     ["Offset of field: DogeCudaAttentionArgs::kept"][::core::mem::offset_of!(DogeCudaAttentionArgs, kept) - 0usize];
-    ["Offset of field: DogeCudaAttentionArgs::list"][::core::mem::offset_of!(DogeCudaAttentionArgs, list) - 72usize];
-    ["Offset of field: DogeCudaAttentionArgs::seen"][::core::mem::offset_of!(DogeCudaAttentionArgs, seen) - 176usize];
-    ["Offset of field: DogeCudaAttentionArgs::out"][::core::mem::offset_of!(DogeCudaAttentionArgs, out) - 184usize];
-    ["Offset of field: DogeCudaAttentionArgs::q"][::core::mem::offset_of!(DogeCudaAttentionArgs, q) - 192usize];
-    ["Offset of field: DogeCudaAttentionArgs::k"][::core::mem::offset_of!(DogeCudaAttentionArgs, k) - 200usize];
-    ["Offset of field: DogeCudaAttentionArgs::v"][::core::mem::offset_of!(DogeCudaAttentionArgs, v) - 208usize];
-    ["Offset of field: DogeCudaAttentionArgs::partial"][::core::mem::offset_of!(DogeCudaAttentionArgs, partial) - 216usize];
+    ["Offset of field: DogeCudaAttentionArgs::list"][::core::mem::offset_of!(DogeCudaAttentionArgs, list) - 80usize];
+    ["Offset of field: DogeCudaAttentionArgs::seen"][::core::mem::offset_of!(DogeCudaAttentionArgs, seen) - 184usize];
+    ["Offset of field: DogeCudaAttentionArgs::out"][::core::mem::offset_of!(DogeCudaAttentionArgs, out) - 192usize];
+    ["Offset of field: DogeCudaAttentionArgs::q"][::core::mem::offset_of!(DogeCudaAttentionArgs, q) - 200usize];
+    ["Offset of field: DogeCudaAttentionArgs::k"][::core::mem::offset_of!(DogeCudaAttentionArgs, k) - 208usize];
+    ["Offset of field: DogeCudaAttentionArgs::v"][::core::mem::offset_of!(DogeCudaAttentionArgs, v) - 216usize];
     ["Offset of field: DogeCudaAttentionArgs::at"][::core::mem::offset_of!(DogeCudaAttentionArgs, at) - 224usize];
     ["Offset of field: DogeCudaAttentionArgs::n_rows"][::core::mem::offset_of!(DogeCudaAttentionArgs, n_rows) - 232usize];
     ["Offset of field: DogeCudaAttentionArgs::q_heads"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_heads) - 236usize];
     ["Offset of field: DogeCudaAttentionArgs::head_dim"][::core::mem::offset_of!(DogeCudaAttentionArgs, head_dim) - 240usize];
     ["Offset of field: DogeCudaAttentionArgs::q_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, q_stride) - 244usize];
     ["Offset of field: DogeCudaAttentionArgs::kv_stride"][::core::mem::offset_of!(DogeCudaAttentionArgs, kv_stride) - 248usize];
-    ["Offset of field: DogeCudaAttentionArgs::partial_tiles"]
-        [::core::mem::offset_of!(DogeCudaAttentionArgs, partial_tiles) - 252usize];
-    ["Offset of field: DogeCudaAttentionArgs::window"][::core::mem::offset_of!(DogeCudaAttentionArgs, window) - 256usize];
-    ["Offset of field: DogeCudaAttentionArgs::scale"][::core::mem::offset_of!(DogeCudaAttentionArgs, scale) - 260usize];
+    ["Offset of field: DogeCudaAttentionArgs::window"][::core::mem::offset_of!(DogeCudaAttentionArgs, window) - 252usize];
+    ["Offset of field: DogeCudaAttentionArgs::scale"][::core::mem::offset_of!(DogeCudaAttentionArgs, scale) - 256usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -803,45 +823,42 @@ pub struct DogeCudaCommitArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaCommitArgs"][::core::mem::size_of::<DogeCudaCommitArgs>() - 224usize];
+    ["Size of DogeCudaCommitArgs"][::core::mem::size_of::<DogeCudaCommitArgs>() - 232usize];
     ["Alignment of DogeCudaCommitArgs"][::core::mem::align_of::<DogeCudaCommitArgs>() - 8usize];
     ["Offset of field: DogeCudaCommitArgs::kept"][::core::mem::offset_of!(DogeCudaCommitArgs, kept) - 0usize];
-    ["Offset of field: DogeCudaCommitArgs::list"][::core::mem::offset_of!(DogeCudaCommitArgs, list) - 72usize];
-    ["Offset of field: DogeCudaCommitArgs::mark"][::core::mem::offset_of!(DogeCudaCommitArgs, mark) - 176usize];
-    ["Offset of field: DogeCudaCommitArgs::k"][::core::mem::offset_of!(DogeCudaCommitArgs, k) - 184usize];
-    ["Offset of field: DogeCudaCommitArgs::v"][::core::mem::offset_of!(DogeCudaCommitArgs, v) - 192usize];
-    ["Offset of field: DogeCudaCommitArgs::at"][::core::mem::offset_of!(DogeCudaCommitArgs, at) - 200usize];
-    ["Offset of field: DogeCudaCommitArgs::n_rows"][::core::mem::offset_of!(DogeCudaCommitArgs, n_rows) - 208usize];
-    ["Offset of field: DogeCudaCommitArgs::head_dim"][::core::mem::offset_of!(DogeCudaCommitArgs, head_dim) - 212usize];
-    ["Offset of field: DogeCudaCommitArgs::kv_stride"][::core::mem::offset_of!(DogeCudaCommitArgs, kv_stride) - 216usize];
+    ["Offset of field: DogeCudaCommitArgs::list"][::core::mem::offset_of!(DogeCudaCommitArgs, list) - 80usize];
+    ["Offset of field: DogeCudaCommitArgs::mark"][::core::mem::offset_of!(DogeCudaCommitArgs, mark) - 184usize];
+    ["Offset of field: DogeCudaCommitArgs::k"][::core::mem::offset_of!(DogeCudaCommitArgs, k) - 192usize];
+    ["Offset of field: DogeCudaCommitArgs::v"][::core::mem::offset_of!(DogeCudaCommitArgs, v) - 200usize];
+    ["Offset of field: DogeCudaCommitArgs::at"][::core::mem::offset_of!(DogeCudaCommitArgs, at) - 208usize];
+    ["Offset of field: DogeCudaCommitArgs::n_rows"][::core::mem::offset_of!(DogeCudaCommitArgs, n_rows) - 216usize];
+    ["Offset of field: DogeCudaCommitArgs::head_dim"][::core::mem::offset_of!(DogeCudaCommitArgs, head_dim) - 220usize];
+    ["Offset of field: DogeCudaCommitArgs::kv_stride"][::core::mem::offset_of!(DogeCudaCommitArgs, kv_stride) - 224usize];
 };
+pub const DOGE_CUDA_DECODE_HEADS: _bindgen_ty_12 = 2;
+pub type _bindgen_ty_12 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
-pub struct DogeCudaDecodeOfferArgs {
+pub struct DogeCudaDecodeArgs {
+    pub attention: DogeCudaAttentionArgs,
     pub score: DogeCudaMaskScoreArgs,
     pub rope: DogeCudaRopeArgs,
-    pub offer: DogeCudaOfferArgs,
+    pub partial: *mut f32,
+    pub arrived: *mut u32,
+    pub mark: *mut u32,
+    pub tiles: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaDecodeOfferArgs"][::core::mem::size_of::<DogeCudaDecodeOfferArgs>() - 344usize];
-    ["Alignment of DogeCudaDecodeOfferArgs"][::core::mem::align_of::<DogeCudaDecodeOfferArgs>() - 8usize];
-    ["Offset of field: DogeCudaDecodeOfferArgs::score"][::core::mem::offset_of!(DogeCudaDecodeOfferArgs, score) - 0usize];
-    ["Offset of field: DogeCudaDecodeOfferArgs::rope"][::core::mem::offset_of!(DogeCudaDecodeOfferArgs, rope) - 56usize];
-    ["Offset of field: DogeCudaDecodeOfferArgs::offer"][::core::mem::offset_of!(DogeCudaDecodeOfferArgs, offer) - 144usize];
-};
-#[repr(C)]
-#[derive(Copy, Clone)]
-pub struct DogeCudaDecodeMergeArgs {
-    pub attention: DogeCudaAttentionArgs,
-    pub commit: DogeCudaCommitArgs,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of DogeCudaDecodeMergeArgs"][::core::mem::size_of::<DogeCudaDecodeMergeArgs>() - 488usize];
-    ["Alignment of DogeCudaDecodeMergeArgs"][::core::mem::align_of::<DogeCudaDecodeMergeArgs>() - 8usize];
-    ["Offset of field: DogeCudaDecodeMergeArgs::attention"][::core::mem::offset_of!(DogeCudaDecodeMergeArgs, attention) - 0usize];
-    ["Offset of field: DogeCudaDecodeMergeArgs::commit"][::core::mem::offset_of!(DogeCudaDecodeMergeArgs, commit) - 264usize];
+    ["Size of DogeCudaDecodeArgs"][::core::mem::size_of::<DogeCudaDecodeArgs>() - 440usize];
+    ["Alignment of DogeCudaDecodeArgs"][::core::mem::align_of::<DogeCudaDecodeArgs>() - 8usize];
+    ["Offset of field: DogeCudaDecodeArgs::attention"][::core::mem::offset_of!(DogeCudaDecodeArgs, attention) - 0usize];
+    ["Offset of field: DogeCudaDecodeArgs::score"][::core::mem::offset_of!(DogeCudaDecodeArgs, score) - 264usize];
+    ["Offset of field: DogeCudaDecodeArgs::rope"][::core::mem::offset_of!(DogeCudaDecodeArgs, rope) - 320usize];
+    ["Offset of field: DogeCudaDecodeArgs::partial"][::core::mem::offset_of!(DogeCudaDecodeArgs, partial) - 408usize];
+    ["Offset of field: DogeCudaDecodeArgs::arrived"][::core::mem::offset_of!(DogeCudaDecodeArgs, arrived) - 416usize];
+    ["Offset of field: DogeCudaDecodeArgs::mark"][::core::mem::offset_of!(DogeCudaDecodeArgs, mark) - 424usize];
+    ["Offset of field: DogeCudaDecodeArgs::tiles"][::core::mem::offset_of!(DogeCudaDecodeArgs, tiles) - 432usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -860,13 +877,15 @@ const _: () = {
     ["Offset of field: DogeCudaGatedArgs::n"][::core::mem::offset_of!(DogeCudaGatedArgs, n) - 16usize];
     ["Offset of field: DogeCudaGatedArgs::act"][::core::mem::offset_of!(DogeCudaGatedArgs, act) - 24usize];
 };
-pub const DOGE_CUDA_KEYS_MAX: _bindgen_ty_11 = 65535;
-pub const DOGE_CUDA_TOP_MAX: _bindgen_ty_11 = 256;
-pub type _bindgen_ty_11 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_KEYS_MAX: _bindgen_ty_13 = 65535;
+pub const DOGE_CUDA_TOP_MAX: _bindgen_ty_13 = 256;
+pub type _bindgen_ty_13 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaExpertsArgs {
     pub y: *mut f32,
+    pub stream: *mut f32,
+    pub residual: *const f32,
     pub x: *const f32,
     pub router: *const f32,
     pub down_embed: *const ::core::ffi::c_void,
@@ -885,26 +904,28 @@ pub struct DogeCudaExpertsArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaExpertsArgs"][::core::mem::size_of::<DogeCudaExpertsArgs>() - 96usize];
+    ["Size of DogeCudaExpertsArgs"][::core::mem::size_of::<DogeCudaExpertsArgs>() - 112usize];
     ["Alignment of DogeCudaExpertsArgs"][::core::mem::align_of::<DogeCudaExpertsArgs>() - 8usize];
     ["Offset of field: DogeCudaExpertsArgs::y"][::core::mem::offset_of!(DogeCudaExpertsArgs, y) - 0usize];
-    ["Offset of field: DogeCudaExpertsArgs::x"][::core::mem::offset_of!(DogeCudaExpertsArgs, x) - 8usize];
-    ["Offset of field: DogeCudaExpertsArgs::router"][::core::mem::offset_of!(DogeCudaExpertsArgs, router) - 16usize];
-    ["Offset of field: DogeCudaExpertsArgs::down_embed"][::core::mem::offset_of!(DogeCudaExpertsArgs, down_embed) - 24usize];
-    ["Offset of field: DogeCudaExpertsArgs::up_embed"][::core::mem::offset_of!(DogeCudaExpertsArgs, up_embed) - 32usize];
-    ["Offset of field: DogeCudaExpertsArgs::expert"][::core::mem::offset_of!(DogeCudaExpertsArgs, expert) - 40usize];
-    ["Offset of field: DogeCudaExpertsArgs::weight"][::core::mem::offset_of!(DogeCudaExpertsArgs, weight) - 48usize];
-    ["Offset of field: DogeCudaExpertsArgs::stride_bytes"][::core::mem::offset_of!(DogeCudaExpertsArgs, stride_bytes) - 56usize];
-    ["Offset of field: DogeCudaExpertsArgs::n_rows"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_rows) - 64usize];
-    ["Offset of field: DogeCudaExpertsArgs::cols"][::core::mem::offset_of!(DogeCudaExpertsArgs, cols) - 68usize];
-    ["Offset of field: DogeCudaExpertsArgs::x_stride"][::core::mem::offset_of!(DogeCudaExpertsArgs, x_stride) - 72usize];
+    ["Offset of field: DogeCudaExpertsArgs::stream"][::core::mem::offset_of!(DogeCudaExpertsArgs, stream) - 8usize];
+    ["Offset of field: DogeCudaExpertsArgs::residual"][::core::mem::offset_of!(DogeCudaExpertsArgs, residual) - 16usize];
+    ["Offset of field: DogeCudaExpertsArgs::x"][::core::mem::offset_of!(DogeCudaExpertsArgs, x) - 24usize];
+    ["Offset of field: DogeCudaExpertsArgs::router"][::core::mem::offset_of!(DogeCudaExpertsArgs, router) - 32usize];
+    ["Offset of field: DogeCudaExpertsArgs::down_embed"][::core::mem::offset_of!(DogeCudaExpertsArgs, down_embed) - 40usize];
+    ["Offset of field: DogeCudaExpertsArgs::up_embed"][::core::mem::offset_of!(DogeCudaExpertsArgs, up_embed) - 48usize];
+    ["Offset of field: DogeCudaExpertsArgs::expert"][::core::mem::offset_of!(DogeCudaExpertsArgs, expert) - 56usize];
+    ["Offset of field: DogeCudaExpertsArgs::weight"][::core::mem::offset_of!(DogeCudaExpertsArgs, weight) - 64usize];
+    ["Offset of field: DogeCudaExpertsArgs::stride_bytes"][::core::mem::offset_of!(DogeCudaExpertsArgs, stride_bytes) - 72usize];
+    ["Offset of field: DogeCudaExpertsArgs::n_rows"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_rows) - 80usize];
+    ["Offset of field: DogeCudaExpertsArgs::cols"][::core::mem::offset_of!(DogeCudaExpertsArgs, cols) - 84usize];
+    ["Offset of field: DogeCudaExpertsArgs::x_stride"][::core::mem::offset_of!(DogeCudaExpertsArgs, x_stride) - 88usize];
     ["Offset of field: DogeCudaExpertsArgs::router_stride"]
-        [::core::mem::offset_of!(DogeCudaExpertsArgs, router_stride) - 76usize];
-    ["Offset of field: DogeCudaExpertsArgs::n_keys"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_keys) - 80usize];
-    ["Offset of field: DogeCudaExpertsArgs::n_top"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_top) - 84usize];
-    ["Offset of field: DogeCudaExpertsArgs::act"][::core::mem::offset_of!(DogeCudaExpertsArgs, act) - 88usize];
+        [::core::mem::offset_of!(DogeCudaExpertsArgs, router_stride) - 92usize];
+    ["Offset of field: DogeCudaExpertsArgs::n_keys"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_keys) - 96usize];
+    ["Offset of field: DogeCudaExpertsArgs::n_top"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_top) - 100usize];
+    ["Offset of field: DogeCudaExpertsArgs::act"][::core::mem::offset_of!(DogeCudaExpertsArgs, act) - 104usize];
     ["Offset of field: DogeCudaExpertsArgs::reference_routing"]
-        [::core::mem::offset_of!(DogeCudaExpertsArgs, reference_routing) - 92usize];
+        [::core::mem::offset_of!(DogeCudaExpertsArgs, reference_routing) - 108usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -946,8 +967,8 @@ const _: () = {
     ["Offset of field: DogeCudaSampling::top_p"][::core::mem::offset_of!(DogeCudaSampling, top_p) - 8usize];
     ["Offset of field: DogeCudaSampling::min_p"][::core::mem::offset_of!(DogeCudaSampling, min_p) - 12usize];
 };
-pub const DOGE_CUDA_TOP_K_MAX: _bindgen_ty_12 = 512;
-pub type _bindgen_ty_12 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_TOP_K_MAX: _bindgen_ty_14 = 512;
+pub type _bindgen_ty_14 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaSampleArgs {

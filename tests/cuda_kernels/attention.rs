@@ -36,8 +36,8 @@ impl Layer {
     }
 
     fn run(&self, gpu: &Device, rounds: bool) -> Vec<f32> {
-        let mut sets = FullSets::new(gpu, self.shape, &self.q, &self.k, &self.v, &self.mask).unwrap();
-        sets.run(gpu, rounds).unwrap();
+        let mut sets = FullSets::new(gpu, self.shape, rounds, &self.q, (&self.k, &self.v), &self.mask).unwrap();
+        sets.run(gpu).unwrap();
         sets.out().read(self.queries).unwrap()
     }
 

@@ -14,7 +14,7 @@ use common::{
     emulator,
 };
 use doge_engine::{
-    cuda::{Buffer, Device, DeviceMatrix, Experts, Input, MaskScore, Projection, Residual, Rows},
+    cuda::{Buffer, Device, DeviceMatrix, Experts, Input, MaskScore, Norm, Projection, Residual, Rows},
     ops::Routing,
     reference::{self, gated_activation::activate, linear::linear},
     Activation, Dtype, Layout, Matrix,
@@ -99,7 +99,7 @@ fn norms_of_every_length() {
             assert_passed("x", within("x", &after, &want, |i| if is_residual { 2.0 * EPS * size(i) } else { 0.0 }));
             let norm = |x: &[f32]| reference::rms_norm::rms_norm(&f64s(x), &weight, f64::from(RMS_EPS));
             let want: Vec<f64> = after.chunks_exact(cols).flat_map(norm).collect();
-            let c = (cols.div_ceil(128) + 5 + 4) as f64 / 2.0 + 6.0;
+            let c = (4 * cols.div_ceil(4 * 128) + 5 + 4) as f64 / 2.0 + 6.0; // a thread's quads, lanes, warps
             let what = format!("{cols} columns, {fill:?}");
             assert_passed(&what, within("out", &out.exact.read(rows).unwrap(), &want, |i| c * EPS * want[i].abs()));
             assert_rounded(&what, &out);
@@ -186,6 +186,7 @@ fn experts_are_those_of_the_reference() {
                 act,
                 expert: &mut expert,
                 weight: &mut weight,
+                stream: None,
             };
             gpu.experts(&mut y, &x_there, call, rows).unwrap();
 
@@ -246,6 +247,7 @@ fn sums_that_round_to_ties() {
         act: Activation::Silu,
         expert: &mut expert,
         weight: &mut weight,
+        stream: None,
     };
     gpu.experts(&mut y, &x, call, 2).unwrap();
     assert_eq!(expert.to_vec().unwrap(), [2100, 2101, 2102, 7, 307, 607]);

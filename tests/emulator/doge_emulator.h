@@ -96,6 +96,11 @@ inline float from_bits(uint32_t x) {
 }
 
 inline void sync(DOGE_SITE) { emulator::sync(file, line); }
+/// Launches run one after another here, blocks too.
+inline void launch_next() {}
+inline void wait_for_previous() {}
+inline void fence() {}
+inline uint32_t add(uint32_t *to, uint32_t x) { return (*to += x) - x; }
 
 template <class T> T shuffle(T x, uint32_t mask, const char *file, uint32_t line) {
   const emulator::Operand *const all = emulator::exchange(&x, sizeof x, file, line);

@@ -129,6 +129,9 @@ API cuModuleGetFunction(void **function, void *, const char *name) {
   return *function = (void *)kernel, kernel == nullptr ? NOT_FOUND : SUCCESS;
 }
 
+/// Of PTX, as of machine code.
+API cuFuncGetAttribute(int *value, int, void *) { return *value = (int)setting("DOGE_EMULATOR_ARCH", 90), SUCCESS; }
+
 API cuMemGetInfo_v2(size_t *free, size_t *total) {
   const std::lock_guard<std::mutex> guard(lock);
   return *total = memory(), *free = *total - in_use, SUCCESS;
@@ -156,11 +159,18 @@ API cuEventElapsedTime_v2(float *ms, void *from, void *to) {
 }
 API cuEventDestroy_v2(void *event) { return delete static_cast<Event *>(event), SUCCESS; }
 
-API cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                   void *, void **params, void **) {
+/// CUlaunchConfig. What its attributes allow, launches that begin early, changes nothing here: they run in order.
+struct LaunchConfig {
+  unsigned grid[3], block[3], shared;
+  void *stream, *attributes;
+  unsigned n_attributes;
+};
+
+API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **params, void **) {
   const auto *const kernel = static_cast<const emulator::Kernel *>(function);
-  if (kernel == nullptr || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || shared != 0) return INVALID_VALUE;
-  if (bx != kernel->threads || by != 1 || bz != 1) {
+  const auto &[x, y, z] = config->grid;
+  if (kernel == nullptr || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || config->shared != 0) return INVALID_VALUE;
+  if (config->block[0] != kernel->threads || config->block[1] != 1 || config->block[2] != 1) {
     last_error = std::string(kernel->name) + ": launched with another number of threads than it was compiled for";
     return LAUNCH_FAILED;
   }

@@ -259,14 +259,14 @@ impl Attention {
         let q = numbers(&mut store, queries * layer.q_heads * layer.head_dim, -1.0, 1.0)?;
         let (k, v) = (numbers(&mut store, kv, -1.0, 1.0)?, numbers(&mut store, kv, -1.0, 1.0)?);
         let mask = numbers(&mut store, keys * layer.mask_heads, 0.2, 2.0)?;
-        let sets = copies(n, |_| FullSets::new(gpu, layer, &q, &k, &v, &mask))?;
+        let sets = copies(n, |_| FullSets::new(gpu, layer, false, &q, (&k, &v), &mask))?;
         Ok(Box::new(Attention { layer, q, k, v, mask, sets }))
     }
 }
 
 impl DeviceJob for Attention {
     fn run(&mut self, gpu: &Device, copy: usize) -> Result<()> {
-        self.sets[copy].run(gpu, false)
+        self.sets[copy].run(gpu)
     }
 
     fn check(&mut self, gpu: &Device) -> Result<Worst> {
@@ -340,6 +340,7 @@ impl DeviceJob for Mix {
             act: Activation::Silu,
             expert: &mut self.expert,
             weight: &mut self.weight,
+            stream: None,
         };
         gpu.experts(&mut self.y, &self.x, experts, 1)
     }

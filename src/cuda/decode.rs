@@ -1,0 +1,142 @@
+//! The river of a single token, with the bits of `forward.rs` in fewer launches: a decode step of a small model is bound by how
+//! many of them follow each other. A projection norms its input, and adds its result to the stream; what lies between q, k, v
+//! and attention's output is one launch. A dense layer is five.
+
+use super::{
+    attention_input::{Heads, MaskScore, Rotation},
+    buffer::{Buffer, Rows},
+    decode_attention::MaskValues,
+    forward::{projection, Forward},
+    input::Input,
+    kept::Kept,
+    linear::{Norm, Projection, NORM_COLS_MAX},
+    ops::Experts,
+    scratch::Scratch,
+    weights::{DeviceExperts, DeviceLayer},
+};
+use crate::Result;
+
+impl Forward<'_> {
+    /// Runs the token in `s.ids` through all layers. Leaves the normed stream in `s.h`; nobody looks on.
+    pub fn token(&self, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
+        let (gpu, w, eps) = (self.device, self.weights, self.config.rms_norm_eps);
+        gpu.embed(&mut s.x, &w.embed_tokens, &s.next.ids, 1)?; //                               [1, H]
+        for (layer, kept) in w.layers.iter().zip(layers) {
+            let (q_proj, k_proj, v_proj) = (&layer.q_proj, &layer.k_proj, &layer.v_proj);
+            let qkv = [projection(&mut s.q, q_proj), projection(&mut s.k, k_proj), projection(&mut s.v, v_proj)];
+            self.of_normed(qkv, &mut s.x, &layer.input_layernorm, &mut s.h)?; //                [1, nq | nkv, d]
+            self.token_attention(layer, kept, s)?; //                                           [1, nq, d]
+            let o = projection(&mut s.branch, &layer.o_proj);
+            gpu.linear_to_stream(o, &s.attn.exact, &mut s.x, &layer.input_residual)?; //        [1, H]
+            match &layer.experts {
+                None => self.token_mlp(layer, s)?,
+                Some(experts) => self.token_experts(layer, experts, s)?,
+            }
+        }
+        gpu.rms_norm(&mut s.h, &mut s.x, None, &w.norm, eps, 1)
+    }
+
+    /// From `s.q`, `s.k`, `s.v` to `s.attn` (spec 4.2 to 4.4).
+    fn token_attention(&self, layer: &DeviceLayer, kept: &mut Kept, s: &mut Scratch) -> Result<()> {
+        let (gpu, c) = (self.device, self.config);
+        let score = MaskScore { dt_weight: &layer.dt_weight, bias: layer.dt_bias.as_ref(), a: &layer.a };
+        let mut q = Heads { rows: &mut s.q, heads: c.num_attention_heads, norm: layer.q_norm.as_ref() };
+        let mut k = Heads { rows: &mut s.k, heads: c.num_key_value_heads, norm: layer.k_norm.as_ref() };
+        let rotation = Rotation { cos: &s.cos, sin: &s.sin, at: &s.next.at, head_dim: c.head_dim, eps: c.rms_norm_eps };
+        let values = if kept.shape().sliding_window.is_none() {
+            MaskValues::Score(score)
+        } else {
+            gpu.attention_input(&mut s.mask, &score, q.reborrow(), k.reborrow(), &s.v, &rotation, kept, &mut s.lists, 1)?;
+            MaskValues::Given
+        };
+        let scale = 1.0 / (c.head_dim as f32).sqrt();
+        let (out, lists, room) = (&mut s.attn.exact, &mut s.lists, &mut s.room);
+        gpu.decode_attention(out, &mut s.mask, values, q, k, &s.v, &rotation, kept, lists, room, scale)
+    }
+
+    /// The dense MLP (spec 4.5), into the stream.
+    fn token_mlp(&self, layer: &DeviceLayer, s: &mut Scratch) -> Result<()> {
+        let (gate, up) = (&layer.gate_proj, &layer.up_proj);
+        let (norm, act) = (&layer.post_attention_layernorm, self.config.hidden_act);
+        if gate.weight.dtype() == up.weight.dtype() && s.x.cols() <= NORM_COLS_MAX {
+            let mut both = [projection(&mut s.gate.exact, gate), projection(&mut s.up, up)];
+            let norm = Norm { weight: norm, eps: self.config.rms_norm_eps };
+            self.device.linear_gated_of_normed(&mut both, &s.x, norm, act)?; //                 [1, I]
+        } else {
+            let both = [projection(&mut s.gate.exact, gate), projection(&mut s.up, up)];
+            self.of_normed(both, &mut s.x, norm, &mut s.h)?;
+            self.device.gated_activation(&mut s.gate.exact, &s.up, act, 1)?;
+        }
+        let down = projection(&mut s.branch, &layer.down_proj);
+        let residual = &layer.post_attention_residual;
+        self.device.linear_to_stream(down, &s.gate.exact, &mut s.x, residual) //                [1, H]
+    }
+
+    /// The dense MLP and the routed experts (spec 4.5, 4.6), into the stream.
+    fn token_experts(&self, layer: &DeviceLayer, experts: &DeviceExperts, s: &mut Scratch) -> Result<()> {
+        let (gpu, c) = (self.device, self.config);
+        gpu.rms_norm(&mut s.h, &mut s.x, None, &layer.post_attention_layernorm, c.rms_norm_eps, 1)?;
+        let (gate, up) = (&layer.gate_proj, &layer.up_proj);
+        let mut both = [projection(&mut s.gate.exact, gate), projection(&mut s.up, up)];
+        if gate.weight.dtype() == up.weight.dtype() {
+            gpu.linear_gated(&mut both, &s.h.exact, 1, c.hidden_act)?; //                       [1, I]
+        } else {
+            both.into_iter().try_for_each(|p| gpu.linear(&mut [p], &s.h.exact, 1))?;
+            gpu.gated_activation(&mut s.gate.exact, &s.up, c.hidden_act, 1)?;
+        }
+        gpu.linear(&mut [projection(&mut s.branch, &layer.down_proj)], &s.gate.exact, 1)?; //   [1, H]
+        let router = Projection { out: &mut s.router, weight: &experts.router_gate, bias: None };
+        gpu.linear(&mut [router], &s.h.exact, 1)?; //                                           [1, 2K]
+        let chosen = Experts {
+            router: &s.router,
+            down_embed: &experts.down_embed,
+            up_embed: &experts.up_embed,
+            num_keys: c.num_keys(),
+            top: c.num_experts_per_tok,
+            routing: self.routing,
+            act: c.hidden_act,
+            expert: &mut s.expert, //                                                           [1, k]
+            weight: &mut s.weight,
+            stream: Some((&mut s.x, &layer.post_attention_residual)),
+        };
+        gpu.experts(&mut s.branch, &s.h.exact, chosen, 1) //                                    [1, H]
+    }
+
+    /// Projections of the normed stream; those of several formats go one by one, and a long stream is normed by itself.
+    fn of_normed<const N: usize>(
+        &self,
+        mut projections: [Projection<'_>; N],
+        x: &mut Rows,
+        weight: &Buffer<f32>,
+        h: &mut Input,
+    ) -> Result<()> {
+        let norm = Norm { weight, eps: self.config.rms_norm_eps };
+        let fits = x.cols() <= NORM_COLS_MAX;
+        if !fits {
+            self.device.rms_norm(h, x, None, weight, norm.eps, 1)?;
+        }
+        let run = |these: &mut [Projection<'_>; N]| match fits {
+            true => self.device.linear_of_normed(these, x, norm),
+            false => self.device.linear(these, &h.exact, 1),
+        };
+        let dtype = projections[0].weight.dtype();
+        if projections.iter().all(|p| p.weight.dtype() == dtype) {
+            return run(&mut projections);
+        }
+        projections.into_iter().try_for_each(|p| match fits {
+            true => self.device.linear_of_normed(&mut [p], x, norm),
+            false => self.device.linear(&mut [p], &h.exact, 1),
+        })
+    }
+
+    /// One whole decode step: the token fed to the next one, the likeliest or one that is drawn, all on the device.
+    pub fn decode_step(&self, draws: bool, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
+        self.token(layers, s)?; // where it stands, the device knows
+        self.logits(&mut s.logits, &s.h.exact)?;
+        if draws {
+            self.device.sample(&s.logits, &mut s.next)
+        } else {
+            self.device.argmax(&s.logits, &mut s.next)
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Weight matrices on a device.
+
+use super::{buffer::Buffer, device::Device};
+use crate::{ffi, stride_bytes, Dtype, Error, Layout, Matrix, Result};
+
+/// A weight matrix in a device's memory: float formats with padded rows, integer formats as they are on the CPU.
+#[derive(Debug)]
+pub struct DeviceMatrix {
+    pub(super) dtype: Dtype,
+    pub(super) layout: Layout,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    /// Bytes of a row, or of a tile.
+    pub(super) stride_bytes: usize,
+    pub(super) bytes: Buffer<u8>,
+}
+
+/// Bytes of a row or a tile on a device.
+fn device_stride(dtype: Dtype, layout: Layout, cols: usize) -> Option<usize> {
+    match dtype.float() {
+        Some(float) => cols.checked_next_multiple_of(ffi::DOGE_CUDA_PAD as usize)?.checked_mul(float.size()),
+        None => stride_bytes(dtype, layout, cols),
+    }
+}
+
+impl DeviceMatrix {
+    /// Bytes that a matrix will take.
+    pub(super) fn bytes(matrix: &Matrix<'_>) -> u128 {
+        let stride = device_stride(matrix.dtype(), matrix.layout(), matrix.cols()).unwrap_or(usize::MAX);
+        let strides = if matrix.layout() == Layout::Tiles { matrix.rows().div_ceil(16) } else { matrix.rows() };
+        stride as u128 * strides as u128
+    }
+
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn upload(device: &Device, matrix: Matrix<'_>) -> Result<Self> {
+        let (dtype, layout, rows, cols) = (matrix.dtype(), matrix.layout(), matrix.rows(), matrix.cols());
+        let too_large = || Error::OutOfMemory { bytes: Self::bytes(&matrix), what: "weights on the GPU" };
+        let stride_bytes = device_stride(dtype, layout, cols).ok_or_else(too_large)?;
+        if u32::try_from(rows).is_err() || u32::try_from(cols).is_err() {
+            return Err(too_large());
+        }
+        let row = dtype.float().map_or(stride_bytes, |float| cols * float.size());
+        let bytes = if row == stride_bytes {
+            Buffer::from_slice(device, matrix.bytes())? // straight from the map
+        } else {
+            let mut padded = vec![0; rows.checked_mul(stride_bytes).ok_or_else(too_large)?];
+            for (to, from) in padded.chunks_exact_mut(stride_bytes).zip(matrix.bytes().chunks_exact(row.max(1))) {
+                to[..row].copy_from_slice(from);
+            }
+            Buffer::from_slice(device, &padded)?
+        };
+        Ok(DeviceMatrix { dtype, layout, rows, cols, stride_bytes, bytes })
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+}
