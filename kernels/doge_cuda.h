@@ -234,7 +234,9 @@ typedef struct DogeCudaCommitArgs {
  * into the sets and the arena, in one launch. A block of threads takes a tile of a mask head's slots; the last one of some
  * heads merges their tiles, the last one of a K/V head changes its state, when all others have read it. q and k are left as
  * they are. With `seen`, in the ring, q was rotated before and the key is there already: attention alone. Without
- * score.dt_weight the key's mask values are in score.out already. */
+ * score.dt_weight the key's mask values are in score.out already.
+ * `kept` and `at` are read before the wait for the launch before: whatever wrote them must be done when this is launched, or
+ * in another graph. */
 enum { DOGE_CUDA_DECODE_HEADS = 2 }; /* attention heads of one mask head that a block serves */
 typedef struct DogeCudaDecodeArgs {
   DogeCudaAttentionArgs attention;
@@ -275,12 +277,15 @@ typedef struct DogeCudaExpertsArgs {
   uint32_t reference_routing; /* 1: whose logits a row gets as transformers has it (spec 6) */
 } DogeCudaExpertsArgs;
 
+/* Steps of a run at most. */
+enum { DOGE_CUDA_STEPS_MAX = 256 };
+
 /* The token chosen becomes the next one: chosen[at->step] and ids[0]; then the sequence moves on by one place. Does nothing once
- * the run has stopped. doge_argmax chooses the index of the largest logit, the lowest on ties. */
+ * the run has stopped, or has made all its steps. doge_argmax chooses the index of the largest logit, the lowest on ties. */
 typedef struct DogeCudaNextArgs {
   const float *logits; /* [n] */
   uint32_t *ids;       /* [1] */
-  uint32_t *chosen;    /* room for every step of a run */
+  uint32_t *chosen;    /* [DOGE_CUDA_STEPS_MAX] */
   const uint32_t *eos; /* [n_eos]: tokens that stop the run */
   DogeCudaPlace *at;
   uint32_t n, n_eos;

@@ -9,7 +9,7 @@ use super::{
 use crate::{ffi, sampler::Draws, Error, Result};
 
 /// Steps of a decode run between two looks of the host.
-pub const STEPS_MAX: usize = 256;
+pub const STEPS_MAX: usize = ffi::DOGE_CUDA_STEPS_MAX as usize;
 /// End-of-text tokens that a run can watch for.
 pub(super) const EOS_MAX: usize = 64;
 const SAMPLING_WORDS: usize = size_of::<ffi::DogeCudaSampling>() / 4;
@@ -133,7 +133,7 @@ impl Device {
     /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
     pub fn argmax(&self, logits: &Rows, next: &mut Next) -> Result<()> {
         let args = next.args(logits)?;
-        // SAFETY: shapes as compared above; a run has no more steps than there is room for (Sequence::decode).
+        // SAFETY: shapes as compared above; the kernel takes no more steps than there is room for.
         unsafe { self.launch(&self.table().argmax, [1, 1, 1], &args) }
     }
 

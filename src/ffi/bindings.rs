@@ -927,6 +927,8 @@ const _: () = {
     ["Offset of field: DogeCudaExpertsArgs::reference_routing"]
         [::core::mem::offset_of!(DogeCudaExpertsArgs, reference_routing) - 108usize];
 };
+pub const DOGE_CUDA_STEPS_MAX: _bindgen_ty_14 = 256;
+pub type _bindgen_ty_14 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaNextArgs {
@@ -967,8 +969,8 @@ const _: () = {
     ["Offset of field: DogeCudaSampling::top_p"][::core::mem::offset_of!(DogeCudaSampling, top_p) - 8usize];
     ["Offset of field: DogeCudaSampling::min_p"][::core::mem::offset_of!(DogeCudaSampling, min_p) - 12usize];
 };
-pub const DOGE_CUDA_TOP_K_MAX: _bindgen_ty_14 = 512;
-pub type _bindgen_ty_14 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_TOP_K_MAX: _bindgen_ty_15 = 512;
+pub type _bindgen_ty_15 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaSampleArgs {
