@@ -21,7 +21,7 @@ use crate::{
 /// Seconds of a sample: as many calls as take this long.
 const SAMPLE: f64 = 4e-3;
 /// A larger part of the percentage than this is a wide spread.
-const WIDE: f64 = 0.03;
+const WIDE: f64 = 0.05;
 /// The samples of slow calls end after this many seconds.
 const GROUP: f64 = 0.2;
 
