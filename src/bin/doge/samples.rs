@@ -47,3 +47,15 @@ impl Beside {
         (self.before - self.after).abs() > UNSTEADY * self.mean()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_values_the_outermost_do_not_count() {
+        assert_eq!(median_spread(vec![3.0, 1.0, 2.0, 9.0, 4.0]), 4.0);
+        assert_eq!(median_spread(vec![100.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 1.0]), 2.5);
+        assert_eq!((median_spread(vec![2.0]), median_spread(vec![])), (0.0, 0.0));
+    }
+}
