@@ -97,6 +97,19 @@ pub struct Comparison {
 
 /// −log p of the tokens of a text, in nats.
 ///
+/// ```
+/// # fn main() -> doge_engine::Result<()> {
+/// # use doge_engine::{embedded, model::{LoadOptions, Model, SessionOptions}, ops::Cpu};
+/// # let (model, cpu) = (Model::new(embedded::checkpoint(&LoadOptions::default())?), Cpu::detect()?);
+/// use doge_engine::perplexity::{score, Windows};
+///
+/// let ids = [0, 597, 49, 41, 51, 18, 203];
+/// let loss = score(&model, &cpu, &ids, Windows::of(4), SessionOptions::default())?;
+/// assert!(loss.count == 3 && loss.exp().0 > 1.0); // the first window is the only one that is full
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`Error::BadArgument`] for windows that cut nothing, and the errors of [`Session::feed`].
 pub fn score(model: &Model, cpu: &Cpu, ids: &[u32], windows: Windows, options: SessionOptions) -> Result<Mean> {

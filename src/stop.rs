@@ -21,6 +21,19 @@ pub enum Stopped {
 }
 
 impl StopStrings {
+    /// Looks for these.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::{StopStrings, Stopped};
+    ///
+    /// let mut stops = StopStrings::new(vec!["world".into()])?;
+    /// assert_eq!(stops.push("Hello wo"), Stopped::No("Hello ".into())); // "wo" may begin it
+    /// assert_eq!(stops.push("rld!"), Stopped::At("".into(), 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::BadArgument`] if a stop string is empty.
     pub fn new(stops: Vec<String>) -> Result<StopStrings> {

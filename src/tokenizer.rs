@@ -82,6 +82,17 @@ impl Tokenizer {
     ///
     /// The ids may lie outside the model's vocabulary if tokenizer and model do not belong together.
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::Tokenizer;
+    ///
+    /// let tokenizer = Tokenizer::from_folder("models/doge-bard".as_ref())?;
+    /// let ids = tokenizer.encode("To be, or not to be", false, false)?;
+    /// assert_eq!(tokenizer.decode(&ids, false)?, "To be, or not to be");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer's own rules fail on this text.
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {

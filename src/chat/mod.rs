@@ -129,6 +129,19 @@ impl ChatTemplate {
 
     /// The same from the files' texts.
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::{ChatFiles, ChatInput, ChatTemplate};
+    /// use serde_json::json;
+    ///
+    /// let text = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+    /// let template = ChatTemplate::from_files(ChatFiles::default().chat_template(text))?;
+    /// let messages = [json!({"role": "user", "content": "Who's there?"})];
+    /// assert_eq!(template.render(&ChatInput::new(&messages))?, "user: Who's there?\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ChatTemplate`] if there is no template or it does not compile, [`Error::BadConfig`] if a JSON text is
     /// malformed.

@@ -63,6 +63,23 @@ impl Cpu {
     /// `[n_queries, mask_heads · heads_per_mask · head_dim]`; `head(m)` gives the keys of mask head m; `scratch` holds
     /// [`Cpu::attention_scratch`] floats of the longest tile. A query that sees no key gets zeros.
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::{ops::{AttentionHead, AttentionShape, Cpu}, Dtype, Matrix};
+    ///
+    /// let cpu = Cpu::detect()?;
+    /// let bytes = |x: [f32; 4]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    /// let (k, v) = (bytes([1.0, 0.0, 1.0, 0.0]), bytes([2.0, 4.0, 6.0, 8.0])); // two keys of two channels, alike
+    /// let rows = |bytes| Matrix::new(Dtype::F32, 2, 2, bytes).unwrap();
+    /// let head = |_| AttentionHead { k: rows(&k), v: rows(&v), row: &[0, 1], mask: &[0.5, 0.5], seen: None, tile_begin: &[0, 2] };
+    /// let shape = AttentionShape { n_queries: 1, place0: 0, mask_heads: 1, heads_per_mask: 1, head_dim: 2, scale: 0.7 };
+    /// let (mut out, mut scratch) = ([0.0; 2], vec![0.0; cpu.attention_scratch(2, 2)]);
+    /// cpu.dynamic_mask_attention(&mut out, &[1.0, 1.0], head, shape, &mut scratch)?;
+    /// assert!((out[0] - 4.0).abs() < 1e-5 && (out[1] - 6.0).abs() < 1e-5); // the mean of both
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::BadArgument`] for a wrong length, a row outside `k` or `v`, or tiles that do not ascend.
     pub fn dynamic_mask_attention<'a>(

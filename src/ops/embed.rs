@@ -4,6 +4,19 @@ use crate::{Error, Layout, Matrix, Result};
 impl Cpu {
     /// `out[t] = table[ids[t]]`, widened to f32. `out` is `[ids.len(), table.cols()]`.
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::{ops::Cpu, Dtype, Matrix};
+    ///
+    /// let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    /// let table = Matrix::new(Dtype::F32, 2, 2, &bytes).unwrap();
+    /// let mut out = [0.0; 4];
+    /// Cpu::detect()?.embed(&mut out, table, &[1, 0])?;
+    /// assert_eq!(out, [3.0, 4.0, 1.0, 2.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::TokenOutOfRange`] for an id that is no row of the table, [`Error::BadArgument`] for a wrong length or an integer
     /// format that is not in [`Layout::Tiles`].

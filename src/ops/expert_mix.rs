@@ -9,6 +9,21 @@ impl Cpu {
     /// The routed experts (spec 4.6): `y[t] += Σ_e weight[t][e] · act(down_embed[expert[t][e]] · x[t]) · up_embed[expert[t][e]]`.
     /// `x` and `y` are `[tokens, hidden]`; `expert`, `weight` and `hit` (scratch) `[tokens, n_top]`.
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::{ops::Cpu, Activation, Dtype, Matrix};
+    ///
+    /// let bytes = |x: [f32; 4]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    /// let (down, up) = (bytes([1.0, 0.0, 0.0, 1.0]), bytes([1.0, 1.0, 2.0, 4.0])); // two experts, two channels
+    /// let table = |bytes| Matrix::new(Dtype::F32, 2, 2, bytes).unwrap();
+    /// let (x, mut y, mut hit) = ([3.0, 2.0], [1.0, 1.0], [0.0]);
+    /// // Expert 1 finds 2 in x, and has a weight of one half.
+    /// Cpu::detect()?.expert_mix(&mut y, &x, table(&down), table(&up), &[1], &[0.5], &mut hit, Activation::Relu)?;
+    /// assert_eq!(y, [3.0, 5.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::BadArgument`] for a wrong length, tables that are not in [`Layout::Rows`] or an expert id beyond them.
     #[allow(clippy::too_many_arguments, reason = "the formula has these many letters")]

@@ -25,6 +25,19 @@ impl Cpu {
     /// A row's result has the same bits whatever the number of rows. Weights of an integer format want a prepared `x`
     /// ([`Cpu::prepare`]) and [`Layout::Tiles`].
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::{ops::Cpu, Dtype, Matrix};
+    ///
+    /// let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    /// let weight = Matrix::new(Dtype::F32, 2, 2, &bytes).unwrap();
+    /// let mut out = [0.0; 2];
+    /// Cpu::detect()?.linear(&mut out, weight, &[1.0, 10.0][..], None)?;
+    /// assert_eq!(out, [21.0, 43.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`crate::Error::BadArgument`] for a wrong length, layout or form of `x`.
     pub fn linear<'x>(&self, out: &mut [f32], weight: Matrix<'_>, x: impl Into<Input<'x>>, bias: Option<&[f32]>) -> Result<()> {

@@ -5,6 +5,17 @@ impl Cpu {
     /// `out[r][m] = exp(a[m] · softplus(dt_weight[m] · v[r] + bias[m]))`: the mask value of each key and mask head
     /// (spec 4.4). `dt_weight` is `[a.len(), n]`, `v` is `[rows, n]`, `out` is `[rows, a.len()]`.
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::ops::Cpu;
+    ///
+    /// let mut out = [0.0; 2]; // one key, two mask heads; softplus(0) = ln 2
+    /// Cpu::detect()?.mask_score(&mut out, &[1.0, 1.0], None, &[0.0, -1.0], &[0.0])?;
+    /// assert!(out[0] == 1.0 && (out[1] - 0.5).abs() < 1e-6);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`crate::Error::BadArgument`] for a wrong length.
     pub fn mask_score(&self, out: &mut [f32], dt_weight: &[f32], bias: Option<&[f32]>, a: &[f32], v: &[f32]) -> Result<()> {

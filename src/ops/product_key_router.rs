@@ -23,6 +23,21 @@ impl Cpu {
     /// softmax of their scores (spec 4.6). Ties go to the lower id. `logits` is the router's output, `[tokens, 2 · n_keys]`;
     /// `expert` and `weight` are `[tokens, n_top]`; `scratch` holds [`Cpu::router_scratch`] words.
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::ops::{Cpu, Routing};
+    ///
+    /// let cpu = Cpu::detect()?;
+    /// let (n_keys, n_top) = (2, 2);
+    /// let logits = [0.0, 1.0, 0.0, 5.0]; // x, then y: experts 0 to 3 score 0, 5, 1 and 6
+    /// let (mut expert, mut weight) = ([0; 2], [0.0; 2]);
+    /// let mut scratch = vec![0; cpu.router_scratch(n_keys, n_top)];
+    /// cpu.product_key_router(&mut expert, &mut weight, &logits, Routing::PerToken, n_keys, n_top, &mut scratch)?;
+    /// assert!(expert == [1, 3] && weight[0] < weight[1] && (weight[0] + weight[1] - 1.0).abs() < 1e-6);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::BadArgument`] for a wrong length, `n_top` not in `1..=n_keys²`, or more than 65535 keys.
     #[allow(clippy::too_many_arguments, reason = "two outputs, an input and how to read it, two sizes, a scratch")]

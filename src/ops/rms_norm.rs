@@ -4,6 +4,17 @@ use crate::Result;
 impl Cpu {
     /// `out = weight · x / sqrt(mean(x²) + eps)` for each row of `weight.len()` elements (spec 4.1).
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::ops::Cpu;
+    ///
+    /// let mut out = [0.0; 4]; // two rows of two
+    /// Cpu::detect()?.rms_norm(&mut out, &[3.0, -3.0, 0.5, 0.5], &[1.0, 2.0], 0.0)?;
+    /// assert_eq!(out, [1.0, -2.0, 1.0, 2.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`crate::Error::BadArgument`] for a wrong length.
     pub fn rms_norm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) -> Result<()> {
@@ -20,6 +31,17 @@ impl Cpu {
     }
 
     /// The gated residual and the norm after it (spec 3): `x = gate · x + branch`, then `out = rms_norm(x)`, for each row.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::ops::Cpu;
+    ///
+    /// let (mut x, branch, mut out) = ([1.0, -1.0], [2.0, -2.0], [0.0; 2]);
+    /// Cpu::detect()?.residual_rms_norm(&mut out, &mut x, &[1.0, 1.0], &branch, &[1.0, 0.5], 0.0)?;
+    /// assert_eq!((x, out), ([3.0, -3.0], [1.0, -0.5]));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`crate::Error::BadArgument`] for a wrong length.
@@ -50,6 +72,17 @@ impl Cpu {
     }
 
     /// RMSNorm of each head's `weight.len()` channels, in place (spec 4.2). `x` is any number of heads.
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::ops::Cpu;
+    ///
+    /// let mut heads = [3.0, -3.0, 0.5, 0.5]; // two heads of two channels
+    /// Cpu::detect()?.qk_norm(&mut heads, &[1.0, 2.0], 0.0)?;
+    /// assert_eq!(heads, [1.0, -2.0, 1.0, 2.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`crate::Error::BadArgument`] for a wrong length.

@@ -5,6 +5,17 @@ impl Cpu {
     /// Half rotation of each head, in place (spec 4.3). `x` is `[rows, n_heads · head_dim]`; `cos` and `sin` are
     /// `[rows, head_dim / 2]`, one row for each row of `x`.
     ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::ops::Cpu;
+    ///
+    /// let mut x = [1.0, 0.0]; // one head of two channels, turned by a quarter
+    /// Cpu::detect()?.rope(&mut x, &[0.0], &[1.0], 1, 2)?;
+    /// assert_eq!(x, [0.0, 1.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::BadArgument`] for a wrong length or an odd `head_dim`.
     pub fn rope(&self, x: &mut [f32], cos: &[f32], sin: &[f32], n_heads: usize, head_dim: usize) -> Result<()> {

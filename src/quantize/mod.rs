@@ -24,6 +24,23 @@ const WEIGHTS_PER_THREAD: usize = 1 << 16;
 
 /// A `[rows, cols]` matrix of floats in an integer format, on as many threads as pay.
 ///
+/// ```
+/// # fn main() -> doge_engine::Result<()> {
+/// use doge_engine::{ops::Cpu, quantize, Dtype, Float, Layout, Matrix};
+///
+/// let ones: Vec<u8> = [1.0f32; 16 * 32].iter().flat_map(|x| x.to_le_bytes()).collect();
+/// let bytes = quantize::matrix("ones", Float::F32, &ones, [16, 32], Dtype::Int8, Layout::Tiles)?;
+/// let weight = Matrix::with_layout(Dtype::Int8, Layout::Tiles, 16, 32, &bytes).unwrap();
+///
+/// let (cpu, x, mut out) = (Cpu::detect()?, [0.5; 32], [0.0; 16]);
+/// let mut scratch = vec![0; cpu.prepared_words(1, 32)];
+/// let x = cpu.prepare(&mut scratch, &x, [weight])?; // what integer weights are multiplied with
+/// cpu.linear(&mut out, weight, x, None)?;
+/// assert!(out.iter().all(|out| (out - 16.0).abs() < 0.1));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`Error::BadArgument`] if `bytes` is not that matrix or `dtype` no integer format, [`Error::NonFiniteValue`],
 /// [`Error::OutOfMemory`].

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Length of a run, and how many there are after the warm-up.
-const RUN: Duration = Duration::from_millis(25);
+const RUN: Duration = Duration::from_millis(10);
 const RUNS: usize = 5;
 /// A larger working set is read no slower: it is far beyond any cache.
 const MAX_BUFFER: usize = 1 << 30;

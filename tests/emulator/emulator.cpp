@@ -89,11 +89,15 @@ void enter() {
   abort(); // nobody wakes a thread that is done
 }
 
-/// A kernel that reads or writes where nothing is ends its launch, not the process.
-struct sigaction others;
+/// A kernel that reads or writes where nothing is ends its launch, not the process. What no address can be is SIGBUS to some
+/// instructions.
+struct sigaction others[2];
+constexpr int MEMORY_FAULTS[2] = {SIGSEGV, SIGBUS};
+
 void on_memory_fault(int, siginfo_t *info, void *) {
   if (running == nullptr) {
-    sigaction(SIGSEGV, &others, nullptr); // not ours: happens again, with whoever was there before
+    // Not ours: happens again, with whoever was there before.
+    for (int i = 0; i < 2; ++i) sigaction(MEMORY_FAULTS[i], &others[i], nullptr);
     return;
   }
   char text[64];
@@ -107,7 +111,7 @@ void catch_memory_faults() {
   action.sa_sigaction = on_memory_fault;
   // On the thread's alternate stack; never returned from, so the signal must not stay blocked.
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-  sigaction(SIGSEGV, &action, &others);
+  for (int i = 0; i < 2; ++i) sigaction(MEMORY_FAULTS[i], &action, &others[i]);
 }
 
 struct Random {

@@ -19,13 +19,14 @@ pub fn mad(x: &[f64]) -> f64 {
     median(x.iter().map(|x| (x - middle).abs()).collect())
 }
 
-/// Half the distance between the least and the largest.
-pub fn half_range(x: &[f64]) -> f64 {
-    let (least, largest) = x.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &x| (a.min(x), b.max(x)));
-    if least <= largest {
-        (largest - least) / 2.0
-    } else {
-        0.0
+/// How far the median may be off, whatever the distribution: half of what lies between the outermost of five values, or of more
+/// without as many at either end as leave it there in 15 of 16 cases (of 8 one, of 11 two).
+pub fn median_spread(mut x: Vec<f64>) -> f64 {
+    x.sort_by(f64::total_cmp);
+    let left_out = x.len().saturating_sub(5) / 3;
+    match &x[left_out..x.len() - left_out] {
+        [least, .., largest] => (largest - least) / 2.0,
+        _ => 0.0,
     }
 }
 
@@ -44,5 +45,17 @@ impl Beside {
     /// The machine changed between the two.
     pub fn unsteady(self) -> bool {
         (self.before - self.after).abs() > UNSTEADY * self.mean()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_values_the_outermost_do_not_count() {
+        assert_eq!(median_spread(vec![3.0, 1.0, 2.0, 9.0, 4.0]), 4.0);
+        assert_eq!(median_spread(vec![100.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 1.0]), 2.5);
+        assert_eq!((median_spread(vec![2.0]), median_spread(vec![])), (0.0, 0.0));
     }
 }

@@ -9,8 +9,6 @@ use crate::failure::Failure;
 
 /// Smaller changes are never called one: clocks, pages and neighbours differ from run to run.
 const LEAST: f64 = 0.05;
-/// How many spreads of both runs together a change must exceed.
-const SPREADS: f64 = 2.0;
 
 /// What stands in the file, by what identifies a row.
 pub struct Baseline {
@@ -22,7 +20,6 @@ pub struct Baseline {
 struct Old {
     /// Seconds of a call.
     median: f64,
-    spread: f64,
     percent_of_roof: f64,
     percent_spread: f64,
 }
@@ -33,10 +30,12 @@ pub struct Change {
     /// Seconds of a call then.
     pub was: f64,
     /// By how much the time has grown: 0.1 is 10 % more.
+    pub of_time: f64,
+    /// By how much more than the roof's own has: a machine that has become slower takes its roof down with it.
     pub change: f64,
-    /// What a change of the time may be by chance.
+    /// What that may be by chance: as far as both runs say that their medians may be off.
     pub noise: f64,
-    /// The kernel is slower, and the machine is not: the time has grown beyond the noise, and so has the distance from the roof.
+    /// It has grown beyond the noise, and so has the plain time by more than what is never called a change.
     pub slower: bool,
 }
 
@@ -59,17 +58,16 @@ impl Baseline {
         let mut found = HashMap::new();
         for row in &rows {
             let number = |pointer: &str| row.pointer(pointer).and_then(Value::as_f64).filter(|x| x.is_finite() && *x >= 0.0);
-            let times = (number("/seconds/median"), number("/seconds/spread"));
-            let (Some(median), Some(spread), Some(percent_of_roof), Some(percent_spread)) =
-                (times.0, times.1, number("/percent_of_roof"), number("/percent_spread"))
+            let (Some(median), Some(percent_of_roof), Some(percent_spread)) =
+                (number("/seconds/median"), number("/percent_of_roof"), number("/percent_spread"))
             else {
-                return Err(malformed("a row has no times with their spread"));
+                return Err(malformed("a row has no time, percentage and spread"));
             };
             let word = |name: &str| match &row[name] {
                 Value::String(word) => word.clone(),
                 other => other.to_string(),
             };
-            found.insert(key(word), Old { median, spread, percent_of_roof, percent_spread });
+            found.insert(key(word), Old { median, percent_of_roof, percent_spread });
         }
         if found.is_empty() {
             return Err(malformed("it has no rows"));
@@ -88,42 +86,41 @@ impl Baseline {
             "mode" => what.mode.name().to_string(),
             _ => what.threads.to_string(),
         };
-        let old = self.rows.get(&key(word)).filter(|old| old.median > 0.0)?;
-        let (median, spread) = (row.median(), row.spread());
-        let (percent_of_roof, percent_spread) = (row.percent_of_roof(), row.percent_spread());
-        Some(change(*old, Old { median, spread, percent_of_roof, percent_spread }))
+        let old = self.rows.get(&key(word)).filter(|old| old.median > 0.0 && old.percent_of_roof > 0.0)?;
+        let (median, percent_of_roof, percent_spread) = (row.median(), row.percent_of_roof(), row.percent_spread());
+        Some(change(*old, Old { median, percent_of_roof, percent_spread }))
     }
 }
 
 fn change(old: Old, new: Old) -> Change {
-    let noise = |old: (f64, f64), new: (f64, f64)| (SPREADS * (old.1 / old.0 + new.1 / new.0)).max(LEAST);
-    let change = new.median / old.median - 1.0;
-    let of_time = noise((old.median, old.spread), (new.median, new.spread));
-    // A machine that has become slower takes its roof down with it.
-    let of_roof = noise((old.percent_of_roof, old.percent_spread), (new.percent_of_roof, new.percent_spread));
-    let further_from_the_roof = old.percent_of_roof > new.percent_of_roof * (1.0 + of_roof);
-    Change { was: old.median, change, noise: of_time, slower: change > of_time && further_from_the_roof }
+    let of_time = new.median / old.median - 1.0;
+    let change = old.percent_of_roof / new.percent_of_roof - 1.0;
+    let spreads = old.percent_spread / old.percent_of_roof + new.percent_spread / new.percent_of_roof;
+    let noise = spreads.max(LEAST);
+    Change { was: old.median, of_time, change, noise, slower: change > noise && of_time > LEAST }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn run(median: f64, spread: f64, percent_of_roof: f64) -> Old {
-        Old { median, spread, percent_of_roof, percent_spread: spread / median * percent_of_roof }
+    fn run(median: f64, percent_of_roof: f64, percent_spread: f64) -> Old {
+        Old { median, percent_of_roof, percent_spread }
     }
 
     #[test]
     fn slower_is_what_exceeds_both_spreads_and_the_machine() {
-        let old = run(1.0, 0.02, 80.0);
-        // A fifth slower, and both runs two per cent apart in themselves.
-        assert!(change(old, run(1.2, 0.024, 66.7)).slower);
-        // Within the spreads: 2 * (2 % + 9 %).
-        assert!(!change(old, run(1.2, 0.108, 66.7)).slower);
-        assert!(!change(run(1.0, 0.0, 80.0), run(1.04, 0.0, 76.9)).slower);
-        // The machine is as much slower as the kernel.
-        assert!(!change(old, run(1.2, 0.024, 80.0)).slower);
-        let faster = change(old, run(0.5, 0.01, 160.0));
-        assert!(!faster.slower && (faster.change + 0.5).abs() < 1e-12);
+        let old = run(1.0, 80.0, 4.0);
+        // A fifth slower, and each run may be off by a twentieth.
+        let fifth = change(old, run(1.2, 66.7, 3.3));
+        assert!(fifth.slower && (fifth.change - 0.2).abs() < 1e-3 && (fifth.noise - 0.1).abs() < 1e-3);
+        // Within what both may be off: 5 % and 16 %.
+        assert!(!change(old, run(1.2, 66.7, 10.7)).slower);
+        assert!(!change(run(1.0, 80.0, 0.0), run(1.04, 76.9, 0.0)).slower);
+        // The machine is as much slower as the kernel; or faster, and the kernel less so.
+        assert!(!change(old, run(1.2, 80.0, 1.0)).slower);
+        assert!(!change(old, run(0.9, 60.0, 1.0)).slower);
+        let faster = change(old, run(0.5, 160.0, 1.0));
+        assert!(!faster.slower && (faster.of_time + 0.5).abs() < 1e-12);
     }
 }

@@ -15,11 +15,13 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    samples::{half_range, mad, median, Beside},
+    samples::{median, median_spread, Beside},
 };
 
 /// Seconds of a sample: as many calls as take this long.
 const SAMPLE: f64 = 4e-3;
+/// A larger part of the percentage than this is a wide spread.
+const WIDE: f64 = 0.05;
 /// The samples of slow calls end after this many seconds.
 const GROUP: f64 = 0.2;
 
@@ -87,9 +89,9 @@ impl Row {
         median(self.medians())
     }
 
-    /// How far from that another run may come, in seconds: the samples' deviations, or the groups' if they are farther apart.
+    /// How far from that another run may come, in seconds.
     pub fn spread(&self) -> f64 {
-        mad(&self.samples()).max(half_range(&self.medians()))
+        median_spread(self.medians())
     }
 
     /// Of each group, with the roof that was measured with it.
@@ -104,8 +106,12 @@ impl Row {
 
     /// As [`Row::spread`], of the percentage.
     pub fn percent_spread(&self) -> f64 {
-        let of_samples = mad(&self.samples()) / self.median() * self.percent_of_roof();
-        of_samples.max(half_range(&self.percents()))
+        median_spread(self.percents())
+    }
+
+    /// Do the groups say too little?
+    pub fn is_wide(&self) -> bool {
+        self.percent_spread() > WIDE * self.percent_of_roof()
     }
 
     /// What the limit limits, of one call.

@@ -29,7 +29,9 @@ use table::Table;
 
 /// How often the whole list is measured: what slows a machine for seconds, or other pages for the inputs, shows as the spread of
 /// a row.
-const PASSES: usize = 3;
+const PASSES: usize = 5;
+/// Before the last of them, rows whose spread is wide are measured up to this often again, in passes of their own.
+const MORE_PASSES: usize = 6;
 /// A row that seems to have become slower is measured again this often, after a pause each: a neighbour of a few seconds is no
 /// regression.
 const CONFIRMATIONS: usize = 3;
@@ -39,10 +41,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///
 /// A row is a kernel at one format and one shape: the median time of a call, the bytes that it has to read and write, the
 /// operations it has to do, and the roof that stops it: the read bandwidth of the cache level or memory that holds its data, or
-/// the peak of the instruction that multiplies. The whole list is measured three times, with inputs made anew, and printed with
-/// the third; the spread of a time is the median absolute deviation of all samples, or half of what lies between the three
-/// medians where that is more. The roof is measured just before and just after each, with the same threads; ~ marks rows where
-/// these two differ by more than 15 %. Each kernel's result is held against the reference before it is timed.
+/// the peak of the instruction that multiplies. The whole list is measured five times, with inputs made anew, rows that vary up to
+/// six times more, and printed with the last; the time is the median of these, the spread how far that may be off (half of what
+/// lies between the outermost of five, and the outermost but one of eight: the true median lies there in 15 of 16 cases). The roof
+/// is measured just before and just after each, with the same threads; ~ marks rows where these two differ by more than 15 %. Each
+/// kernel's result is held against the reference before it is timed.
 ///
 /// On a GPU calls are replayed as a graph between two events; roofs are the reads of its L2 cache, copies of its memory, and its
 /// multiplications. What is smaller than half a percent of the L2 cache has no cold row there.
@@ -79,11 +82,11 @@ pub struct KernelsArgs {
     /// Threads [default: what affinity and cgroup quota allow]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
     pub threads: Option<u16>,
-    /// Samples of a row; a slow kernel has fewer
-    #[arg(short, long, value_name = "N", default_value_t = 21, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Samples of a row at least; a slow kernel has fewer
+    #[arg(short, long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..))]
     pub repetitions: u16,
-    /// Compare with the JSON of an earlier run; exit code 4 if a kernel has become slower, and further from its roof, by more than
-    /// twice the spreads of both
+    /// Compare with the JSON of an earlier run; exit code 4 if a kernel has become slower, and further from its roof by more than
+    /// both runs' spreads
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
     /// Draw the rows under their roofs
@@ -142,14 +145,19 @@ fn measure(
     mut counters: Option<&mut Counters>,
     table: &mut Table,
 ) -> Result<(), Failure> {
-    let (all, passes) = (usize::from(args.repetitions), PASSES.min(args.repetitions.into()));
+    let all = usize::from(args.repetitions);
+    let (passes, more) = if all < PASSES { (all, 0) } else { (PASSES, MORE_PASSES) };
     let entries = bench.entries();
+    let list: Vec<(Mode, usize)> = args.mode.iter().flat_map(|&mode| (0..entries).map(move |entry| (mode, entry))).collect();
     let mut rows: HashMap<(Mode, usize), Row> = HashMap::new();
-    for pass in 0..passes {
-        let (samples, is_last) = (all * (pass + 1) / passes - all * pass / passes, pass + 1 == passes);
-        for (&mode, entry) in args.mode.iter().flat_map(|mode| (0..entries).map(move |entry| (mode, entry))) {
+    for pass in 1..=passes + more {
+        let (is_further, is_last) = ((passes..passes + more).contains(&pass), pass == passes + more);
+        for &(mode, entry) in &list {
+            if is_further && !rows.get(&(mode, entry)).is_some_and(Row::is_wide) {
+                continue;
+            }
             let before = rows.remove(&(mode, entry));
-            let plan = Plan { mode, samples, limit: before.as_ref().map(|row| row.limit) };
+            let plan = Plan { mode, samples: all.div_ceil(passes), limit: before.as_ref().map(|row| row.limit) };
             let counters = counters.as_deref_mut().filter(|_| is_last);
             let Some(new) = bench.row(entry, plan, counters)? else { continue };
             let mut row = joined(before, new);

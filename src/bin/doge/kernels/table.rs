@@ -15,7 +15,7 @@ use crate::{
 
 const CSV: &str = "op,dtype,isa,shape,mode,threads,seconds,spread,samples,bytes,operations,gb_per_second,gop_per_second,\
     operations_per_byte,working_set_bytes,limit,roof,percent_of_roof,percent_spread,roof_steady,cycles,instructions,cache_misses,\
-    was_seconds,change,noise,slower,cpu,commit,version";
+    was_seconds,change_of_time,change,noise,slower,cpu,commit,version";
 
 pub struct Table {
     format: Format,
@@ -49,7 +49,7 @@ impl Table {
                     columns.extend(["cycles", "instr./cycle", "cache misses"]);
                 }
                 if self.baseline.is_some() {
-                    columns.extend(["was", "change", "noise"]);
+                    columns.extend(["was", "change", "beside the roof", "noise"]);
                 }
                 let line =
                     |name: &&str| if ["op", "dtype", "isa", "shape", "mode", "roof"].contains(name) { "---|" } else { "---:|" };
@@ -72,7 +72,11 @@ impl Table {
             if change.slower {
                 let name =
                     format!("{}/{}/{}/{} {}", row.what.op, row.what.dtype, row.what.isa, row.what.shape, row.what.mode.name());
-                self.slower.push(format!("{name}: {:+.1} %, noise {:.1} %", 100.0 * change.change, 100.0 * change.noise));
+                self.slower.push(format!(
+                    "{name}: {:+.1} % beside its roof, noise {:.1} %",
+                    100.0 * change.change,
+                    100.0 * change.noise
+                ));
             }
         }
         match self.format {
@@ -129,9 +133,10 @@ impl Table {
             line += &match change {
                 Some(c) => {
                     let mark = if c.slower { "**slower** " } else { "" };
-                    format!(" {} | {mark}{:+.1} % | {:.1} % |", time(c.was), 100.0 * c.change, 100.0 * c.noise)
+                    let [of_time, change, noise] = [c.of_time, c.change, c.noise].map(|x| 100.0 * x);
+                    format!(" {} | {of_time:+.1} % | {mark}{change:+.1} % | {noise:.1} % |", time(c.was))
                 }
-                None => " | new | |".into(),
+                None => " | new | | |".into(),
             };
         }
         line
@@ -140,7 +145,7 @@ impl Table {
     fn csv(&self, row: &Row, change: Option<Change>) -> String {
         let samples: Vec<String> = row.samples().iter().map(f64::to_string).collect();
         let counts = row.counts.map_or([None; 3], |c| [c.cycles, c.instructions, c.cache_misses].map(Some));
-        let changes = change.map_or([None; 3], |c| [c.was, c.change, c.noise].map(Some));
+        let changes = change.map_or([None; 4], |c| [c.was, c.of_time, c.change, c.noise].map(Some));
         let optional = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
         let mut fields = vec![
             row.what.op.to_string(),
@@ -209,7 +214,7 @@ impl Table {
             "version": env!("CARGO_PKG_VERSION"),
         });
         if let Some(c) = change {
-            object["compared"] = json!({"was_seconds": c.was, "change": c.change, "noise": c.noise, "slower": c.slower});
+            object["compared"] = json!({"was_seconds": c.was, "change_of_time": c.of_time, "change": c.change, "noise": c.noise, "slower": c.slower});
         }
         object
     }

@@ -1,15 +1,14 @@
 //! Inputs, launches and checks of each.
 
 use doge_engine::{
-    cuda::{Buffer, Device, DeviceMatrix, Experts, FullSets, Input, LayerShape, Projection, Residual, Rows},
-    ops::Routing,
+    cuda::{Buffer, Device, DeviceMatrix, FullSets, Input, LayerShape, Projection, Residual, Rows},
     reference::{
         close::{activation_budget, attention_budget, chain, exactly, within, Worst, EPS},
         dynamic_mask_attention::{dynamic_mask_attention, Key},
         embed::widen,
         gated_activation::activate,
         linear::linear,
-        product_key_router, rms_norm as norms,
+        rms_norm as norms,
     },
     Activation, Dtype, Layout, Result,
 };
@@ -17,23 +16,12 @@ use half::bf16;
 
 use super::{
     super::{f64s, magnitudes, store::strip, Store},
-    DeviceJob,
+    copies, numbers, DeviceJob, LANES,
 };
 
 const RMS_EPS: f32 = 1e-6;
-/// Lanes that share a sum: a warp, and in attention eight threads for each key.
-const LANES: usize = 32;
+/// In attention eight threads share the sum of a key.
 const LANES_OF_A_KEY: usize = 8;
-
-/// `copies` of what `make` makes.
-fn copies<T>(copies: usize, make: impl FnMut(usize) -> Result<T>) -> Result<Vec<T>> {
-    (0..copies).map(make).collect()
-}
-
-/// Random numbers, other ones for each call of the same store.
-fn numbers(store: &mut Store, n: usize, low: f32, high: f32) -> Result<Vec<f32>> {
-    Ok(store.floats(n, low, high)?.get(0).to_vec())
-}
 
 pub struct Linear {
     weight: Vec<DeviceMatrix>,
@@ -290,67 +278,5 @@ impl DeviceJob for Attention {
             worst = worst.max(within(&format!("query {row}, head {head}"), &got[at..][..d], &want, |i| budget[i]));
         }
         Ok(worst)
-    }
-}
-
-/// The router and its experts, in one launch. Copies are other tokens: the tables are larger than the caches.
-pub struct Mix {
-    down: DeviceMatrix,
-    up: DeviceMatrix,
-    logits: Vec<f32>,
-    router: Vec<Rows>,
-    x: Rows,
-    y: Rows,
-    keys: usize,
-    top: usize,
-    expert: Buffer<u32>,
-    weight: Buffer<f32>,
-}
-
-impl Mix {
-    pub fn make(gpu: &Device, n: usize, dtype: Dtype, keys: usize, top: usize, cols: usize) -> Result<Box<dyn DeviceJob>> {
-        let mut store = Store::new(1);
-        let logits = numbers(&mut store, n * 2 * keys, -2.0, 2.0)?;
-        let x = numbers(&mut store, cols, -1.0, 1.0)?;
-        let mut table = || DeviceMatrix::upload(gpu, store.weights(dtype, Layout::Rows, keys * keys, cols)?.get(0));
-        Ok(Box::new(Mix {
-            down: table()?,
-            up: table()?,
-            router: copies(n, |i| Rows::from_slice(gpu, 2 * keys, &logits[i * 2 * keys..][..2 * keys]))?,
-            logits,
-            x: Rows::from_slice(gpu, cols, &x)?,
-            y: Rows::zeros(gpu, 1, cols)?,
-            keys,
-            top,
-            expert: Buffer::zeros(gpu, top)?,
-            weight: Buffer::zeros(gpu, top)?,
-        }))
-    }
-}
-
-impl DeviceJob for Mix {
-    fn run(&mut self, gpu: &Device, copy: usize) -> Result<()> {
-        let experts = Experts {
-            router: &self.router[copy],
-            down_embed: &self.down,
-            up_embed: &self.up,
-            num_keys: self.keys,
-            top: self.top,
-            routing: Routing::PerToken,
-            act: Activation::Silu,
-            expert: &mut self.expert,
-            weight: &mut self.weight,
-            stream: None,
-        };
-        gpu.experts(&mut self.y, &self.x, experts, 1)
-    }
-
-    /// The choice; what the experts say is held against the reference in tests/cuda_kernels.rs.
-    fn check(&mut self, gpu: &Device) -> Result<Worst> {
-        self.run(gpu, 0)?;
-        let (x, y) = self.logits[..2 * self.keys].split_at(self.keys);
-        let scores: Vec<f64> = x.iter().flat_map(|x| y.iter().map(move |y| f64::from(x + y))).collect();
-        let (want, _) = product_key_router::top_experts(&scores, self.top);
-        Ok(exactly("expert", &self.expert.to_vec()?, &want))
     }
 }

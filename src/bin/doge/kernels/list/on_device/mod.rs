@@ -2,6 +2,8 @@
 //! the CPU's; so are the references. What a GPU does only inside of a larger launch has no entry here: see [`LEFT_OUT`].
 
 mod jobs;
+mod mix;
+mod small;
 
 use doge_engine::{
     cuda::{Device, LayerShape},
@@ -11,20 +13,21 @@ use doge_engine::{
     Result,
 };
 
-use super::{Cost, Entry, Shape};
-use jobs::{Attention, Embed, Gated, Linear, Mix, Norm};
+use super::{Cost, Entry, Shape, Store};
+use jobs::{Attention, Embed, Gated, Linear, Norm};
+use mix::Mix;
+use small::{Argmax, Round, Score};
 
 /// Operations of the list that a GPU has no kernel for that runs alone, and why.
 pub const LEFT_OUT: &[(&str, &str)] = &[
     ("qk_norm", "part of rope"),
-    ("rope", "belongs to a sequence's launches"),
-    ("mask_score", "belongs to a sequence's launches"),
+    ("rope", "its launch needs a sequence's tables"),
     ("quantize_row", "whole numbers are widened instead"),
-    ("round_row", "what writes a row rounds it"),
     ("product_key_router", "part of expert_mix"),
-    ("argmax", "belongs to a sequence's launches"),
 ];
 
+/// Lanes that share a sum: a warp.
+const LANES: usize = 32;
 /// Queries of a prompt's block.
 const QUERIES: usize = 256;
 
@@ -81,6 +84,9 @@ fn on_device(mut entry: Entry, shape: &Shape) -> Option<DeviceEntry> {
             let rounds = activations == Activations::Bf16;
             Box::new(move |gpu, copies| Linear::make(gpu, copies, dtype, rounds, [rows, cols, outputs]))
         }
+        ("round_row", &[rows, cols]) => Box::new(move |gpu, copies| Round::make(gpu, copies, rows, cols)),
+        ("mask_score", &[rows, cols, heads]) => Box::new(move |gpu, copies| Score::make(gpu, copies, rows, cols, heads)),
+        ("argmax", &[vocab]) => Box::new(move |gpu, copies| Argmax::make(gpu, copies, vocab)),
         ("gated_activation", &[rows, cols]) => Box::new(move |gpu, copies| Gated::make(gpu, copies, rows, cols)),
         ("dynamic_mask_attention", &[queries, keys]) => {
             let Shape { heads, kv_heads, mask_heads, head_dim, .. } = *shape;
@@ -103,4 +109,14 @@ fn on_device(mut entry: Entry, shape: &Shape) -> Option<DeviceEntry> {
         _ => return None,
     };
     Some(DeviceEntry { entry, make })
+}
+
+/// `copies` of what `make` makes.
+fn copies<T>(copies: usize, make: impl FnMut(usize) -> Result<T>) -> Result<Vec<T>> {
+    (0..copies).map(make).collect()
+}
+
+/// Random numbers, other ones for each call of the same store.
+fn numbers(store: &mut Store, n: usize, low: f32, high: f32) -> Result<Vec<f32>> {
+    Ok(store.floats(n, low, high)?.get(0).to_vec())
 }
