@@ -97,6 +97,10 @@ fn gate_and_up_with_every_activation() {
     }
 }
 
+fn of<'a>(out: &'a mut Rows, weight: &'a Weight, bias: Option<&'a Buffer<f32>>) -> Projection<'a> {
+    Projection { out, weight: &weight.matrix, bias }
+}
+
 /// What a decode step does around its projections: to the bit what the steps give one by one.
 #[test]
 fn rows_that_are_normed_and_added_to_the_stream() {
@@ -105,8 +109,8 @@ fn rows_that_are_normed_and_added_to_the_stream() {
     for (i, (cols, n)) in [(8_usize, 5_usize), (40, 33), (129, 16), (520, 70), (2048, 20)].into_iter().enumerate() {
         for dtype in Dtype::ALL {
             let random = &mut Random::new(i as u64);
-            let mut there = |n: usize| Buffer::from_slice(&gpu, &random.fill(Fill::Uniform, n, 1.0)).unwrap();
-            let (weight, gate, bias) = (there(cols.next_multiple_of(8)), there(n), there(n));
+            let [weight, gate, bias] =
+                [cols.next_multiple_of(8), n, n].map(|n| Buffer::from_slice(&gpu, &random.fill(Fill::Uniform, n, 1.0)).unwrap());
             let mut x = Rows::from_slice(&gpu, cols, &random.fill(Fill::Uniform, cols, 2.0)).unwrap();
             let before = random.fill(Fill::Uniform, n, 2.0);
             let w = [(); 2].map(|()| Weight::linear(&gpu, dtype, n, cols, random, Fill::Uniform));
@@ -116,23 +120,23 @@ fn rows_that_are_normed_and_added_to_the_stream() {
             let mut h = Input::new(Rows::zeros(&gpu, 1, cols).unwrap(), false).unwrap();
             gpu.rms_norm(&mut h, &mut x, None, &weight, RMS_EPS, 1).unwrap();
             let norm = Norm { weight: &weight, eps: RMS_EPS };
-            let of = |out, i: usize, bias| Projection { out, weight: &w[i].matrix, bias };
-            gpu.linear(&mut [of(&mut a, 0, Some(&bias)), of(&mut b, 1, None)], &h.exact, 1).unwrap();
-            gpu.linear_of_normed(&mut [of(&mut c, 0, Some(&bias)), of(&mut d, 1, None)], &x, norm).unwrap();
+            let bias = Some(&bias);
+            gpu.linear(&mut [of(&mut a, &w[0], bias), of(&mut b, &w[1], None)], &h.exact, 1).unwrap();
+            gpu.linear_of_normed(&mut [of(&mut c, &w[0], bias), of(&mut d, &w[1], None)], &x, norm).unwrap();
             assert_passed(&what, exactly("normed", &c.read(1).unwrap(), &a.read(1).unwrap()));
             assert_passed(&what, exactly("normed", &d.read(1).unwrap(), &b.read(1).unwrap()));
 
-            gpu.linear_gated_of_normed(&mut [of(&mut c, 0, Some(&bias)), of(&mut d, 1, None)], &x, norm, Activation::Silu)
+            gpu.linear_gated_of_normed(&mut [of(&mut c, &w[0], bias), of(&mut d, &w[1], None)], &x, norm, Activation::Silu)
                 .unwrap();
             gpu.gated_activation(&mut a, &b, Activation::Silu, 1).unwrap();
             assert_passed(&what, exactly("gated", &c.read(1).unwrap(), &a.read(1).unwrap()));
 
             let mut streams = [(); 2].map(|()| Rows::from_slice(&gpu, n, &before).unwrap());
-            gpu.linear(&mut [of(&mut a, 0, Some(&bias))], &x, 1).unwrap();
+            gpu.linear(&mut [of(&mut a, &w[0], bias)], &x, 1).unwrap();
             let mut unused = Input::new(Rows::zeros(&gpu, 1, n).unwrap(), false).unwrap();
             let residual = Residual { gate: &gate, branch: &a };
             gpu.rms_norm(&mut unused, &mut streams[0], Some(residual), &gate, RMS_EPS, 1).unwrap();
-            gpu.linear_to_stream(of(&mut d, 0, Some(&bias)), &x, &mut streams[1], &gate).unwrap();
+            gpu.linear_to_stream(of(&mut d, &w[0], bias), &x, &mut streams[1], &gate).unwrap();
             assert_passed(&what, exactly("stream", &streams[1].read(1).unwrap(), &streams[0].read(1).unwrap()));
         }
     }
