@@ -175,7 +175,7 @@ DOGE_DEVICE void keep(Shared &shared, const DogeCudaDecodeArgs &d, uint32_t kv_h
     return;
   }
   for (uint32_t m = first; m < first + heads; ++m) {
-    kept::offer_token(a.kept, a.list, m, d.score.out[m], place, shared.offers);
+    kept::offer_token(a.kept, a.list, m, count, d.score.out[m], place, shared.offers);
   }
   const DogeCudaCommitArgs commit = {a.kept, a.list, d.mark, a.k, a.v, a.at, 1, a.head_dim, a.kv_stride};
   kept::commit(commit, shared.commit, kv_head, shared.k, v);

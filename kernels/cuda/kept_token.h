@@ -31,10 +31,10 @@ DOGE_DEVICE void take(const DogeCudaKept &kept, const DogeCudaKeyList &list, uin
   kept.count[m] = choice.count;
 }
 
-/// Offers the token's key to the set of head `m`, by a block of threads. Barriers inside.
-DOGE_DEVICE void offer_token(const DogeCudaKept &kept, const DogeCudaKeyList &list, uint32_t m, float mask, uint32_t place, Offers &shared) {
-  const Choice choice = choose(kept, m, kept.count[m], mask, place);
-  dev::sync(); // everybody has chosen
+/// Offers the token's key to the set of head `m`, of which `count` slots are in use, by a block of threads. Barriers inside.
+DOGE_DEVICE void offer_token(const DogeCudaKept &kept, const DogeCudaKeyList &list, uint32_t m, uint32_t count, float mask, uint32_t place,
+                             Offers &shared) {
+  const Choice choice = choose(kept, m, count, mask, place);
   if (dev::thread() == 0) take(kept, list, m, choice, mask, place);
   dev::sync();
   if (choice.count == kept.n_slots && choice.slot != DOGE_CUDA_NEVER) find_weakest(kept, set_of(kept, m), m, shared);
