@@ -49,7 +49,7 @@ impl Device {
     /// the sets; afterwards `lists` is what the block's queries see.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
+    /// [`crate::Error::BadArgument`] for shapes that do not fit, [`crate::Error::Device`].
     #[allow(clippy::too_many_arguments, reason = "three kernels' operands")]
     pub(super) fn attention_input(
         &self,
@@ -74,7 +74,7 @@ impl Device {
     /// `out[r][m] = exp(A[m] · softplus(dt_weight[m] · v[r] (+ bias[m])))` (spec 4.4). `out` is `[rows, M]` without padding.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
+    /// [`crate::Error::BadArgument`] for shapes that do not fit, [`crate::Error::Device`].
     pub fn mask_score(&self, out: &mut Buffer<f32>, score: &MaskScore<'_>, v: &Rows, n_rows: usize) -> Result<()> {
         let args = mask_score_args(out, score, v, n_rows)?;
         let blocks = (n_rows * score.dt_weight.rows()).div_ceil(WARPS);

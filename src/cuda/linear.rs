@@ -96,7 +96,7 @@ impl Device {
     /// As [`Device::linear`] of `rms_norm(x)`, for one row.
     ///
     /// # Errors
-    /// As [`Device::linear`]; [`Error::BadArgument`] for more than [`NORM_COLS_MAX`] columns.
+    /// As [`Device::linear`]; [`Error::BadArgument`] for more than 2048 columns.
     pub fn linear_of_normed<const N: usize>(
         &self,
         projections: &mut [Projection<'_>; N],
