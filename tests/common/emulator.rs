@@ -6,7 +6,10 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        OnceLock,
+    },
 };
 
 use doge_engine::cuda::Device;
@@ -43,22 +46,50 @@ pub fn folder() -> &'static Path {
 }
 
 fn build(library: &Path, sanitizers: &str) {
-    // Into a file of its own, then renamed: another test may be building too.
-    let mine = library.with_extension(std::process::id().to_string());
-    let units = sources().into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu" || e == "cpp"));
-    let mut command = Command::new(std::env::var("CXX").unwrap_or("c++".into()));
-    command.args(["-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fvisibility=hidden"]);
-    // As for the GPU: an fma is where the source says so.
-    command.args(["-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
-    // Loaded under this name, it is found where the runtime asks for the driver's library.
-    command.arg("-Wl,-soname,libcuda.so").arg("-I").arg(root().join("tests/emulator"));
+    // Into a folder of its own, then renamed: another test may be building too.
+    let folder = library.with_extension(std::process::id().to_string());
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut sanitize = Vec::new();
     if !sanitizers.is_empty() {
-        command.args([&format!("-fsanitize={sanitizers}"), "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]);
-        command.arg("-nodefaultlibs"); // the sanitizers' runtime is in this program
+        sanitize = vec![format!("-fsanitize={sanitizers}"), "-fno-sanitize-recover=all".into(), "-fno-omit-frame-pointer".into()];
     }
-    let output = command.args(units).args(["-lstdc++", "-lm", "-lc"]).arg("-o").arg(&mine).output().expect("a C++ compiler");
-    assert!(output.status.success(), "the emulator does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
+    let compile = |unit: &PathBuf| {
+        let object = folder.join(unit.file_name().unwrap()).with_extension("o");
+        let mut command = compiler(&sanitize);
+        command.args(["-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden"]);
+        // As for the GPU: an fma is where the source says so.
+        command.args(["-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
+        run(command.arg("-I").arg(root().join("tests/emulator")).arg("-c").arg(unit).arg("-o").arg(&object));
+        object
+    };
+    let units: Vec<_> = sources().into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu" || e == "cpp")).collect();
+    let (next, jobs) = (AtomicUsize::new(0), std::thread::available_parallelism().map_or(1, |n| n.get()));
+    let work = || std::iter::from_fn(|| units.get(next.fetch_add(1, Relaxed))).map(compile).collect::<Vec<_>>();
+    let objects: Vec<PathBuf> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    let mine = folder.join("libcuda.so");
+    // Loaded under this name, it is found where the runtime asks for the driver's library.
+    let mut link = compiler(&sanitize);
+    link.args(["-shared", "-Wl,-soname,libcuda.so"]);
+    if !sanitizers.is_empty() {
+        link.arg("-nodefaultlibs"); // the sanitizers' runtime is in this program
+    }
+    run(link.args(objects).args(["-lstdc++", "-lm", "-lc"]).arg("-o").arg(&mine));
     std::fs::rename(&mine, library).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+fn compiler(flags: &[String]) -> Command {
+    let mut command = Command::new(std::env::var("CXX").unwrap_or("c++".into()));
+    command.args(flags);
+    command
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("a C++ compiler");
+    assert!(output.status.success(), "the emulator does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A folder with an image for the runtime to load; the stand-in takes any.
