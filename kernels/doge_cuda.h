@@ -248,6 +248,51 @@ typedef struct DogeCudaDecodeArgs {
   uint32_t tiles;    /* of n_slots */
 } DogeCudaDecodeArgs;
 
+/* A whole token in one launch (kernels/cuda/token.cu). Its blocks stay, one on each multiprocessor, and hand each other activations
+ * as words: a float's bits below, above them the number of the step that made it. Whoever needs a word looks until it has the
+ * number, so that no block waits for anything but its own inputs. */
+/* Teams of DOGE_CUDA_THREADS in a block: those that do projections, one for attention, one that brings weights. */
+enum { DOGE_CUDA_TOKEN_PROJECTORS = 4, DOGE_CUDA_TOKEN_TEAMS = DOGE_CUDA_TOKEN_PROJECTORS + 2 };
+enum { DOGE_CUDA_STAGES_AHEAD = 8 };     /* stages that a block has at hand */
+enum { DOGE_CUDA_SLOTS_MAX = 16 };        /* of a warp's ring of weights */
+enum { DOGE_CUDA_TOKEN_KV_MAX = 1024 };   /* channels of all K/V heads */
+enum { DOGE_CUDA_TOKEN_COLS_MAX = DOGE_CUDA_NORM_COLS_MAX }; /* columns of a projection */
+
+/* Projections of one input. What they read and make are words, so `x` and `stream` of `linear` are not used; `out` is, without
+ * `words_out`. */
+typedef struct DogeCudaStage {
+  DogeCudaLinearArgs linear;
+  const uint64_t *words;  /* [x_stride] */
+  uint64_t *words_out;    /* [all outputs] or NULL */
+  const uint64_t *stream; /* [outputs] or NULL: `words_out` is then residual * stream + result */
+  uint32_t tag, tag_of_words, tag_of_stream;
+  uint32_t shift;         /* units of the stages before, modulo workers: who begins */
+  uint32_t is_gated;
+  uint32_t outputs, units;
+  uint32_t shift_blocks, padding; /* shift modulo blocks */
+} DogeCudaStage;
+
+/* Everything between q, k, v and the projection of attention's output. */
+typedef struct DogeCudaTokenAttention {
+  DogeCudaDecodeArgs decode;       /* not used: q, k, v, out, partial, arrived */
+  const uint64_t *q, *k, *v;       /* [nq * d], [nkv * d] */
+  uint64_t *partial;               /* [nq][tiles][2 + d]: maximum, sum, weighted values */
+  uint64_t *out;                   /* [nq * d] */
+  uint32_t tag, tag_of_words;
+} DogeCudaTokenAttention;
+
+typedef struct DogeCudaTokenArgs {
+  const DogeCudaStage *stages;               /* [n_stages] */
+  const DogeCudaTokenAttention *attentions;  /* [n_layers] */
+  const float *x;     /* [n_x] the token's embedding */
+  uint64_t *stream;   /* [n_x] its words, of tag 0 */
+  uint32_t *launch;   /* [2] launches so far, modulo 2^32; blocks of this one that are done */
+  uint32_t n_stages, n_layers, n_x;
+  uint32_t n_tags;    /* of a launch */
+  uint32_t n_blocks;
+  uint32_t slots;      /* of a warp's ring of weights */
+} DogeCudaTokenArgs;
+
 /* act(gate) * up into gate; whole strides. */
 typedef struct DogeCudaGatedArgs {
   float *gate;     /* [n] */

@@ -9,6 +9,17 @@
 //   dev::wait_for_previous()    until all launches before are done; constants may be read before, nothing else, and nothing written
 //   dev::fence()          what the block wrote before it (and a barrier) is seen by whoever sees what the thread writes after it
 //   dev::add(p, x)        to a number that blocks share, at once; gives what was there
+//
+// A kernel whose blocks all stay (DOGE_TEAM_KERNEL, after #define DOGE_TEAMS) has several teams of DOGE_CUDA_THREADS a block: thread()
+// and sync() are then a team's.
+//
+//   dev::team()           the number of the thread's team
+//   dev::sync_teams<N>()  the barrier of the first N teams
+//   dev::sync_warp()      what a lane's copies brought (after copy_wait) is there for all lanes
+//   dev::ring()           shared memory beside shared<T>(), as many bytes as the launch gave
+//   dev::publish(p, x, tag)     a word for other blocks, whole at once
+//   dev::look(p)          two words, each as it is now; p is a multiple of 16
+//   dev::pause()          between two looks
 #pragma once
 #include "../doge_cuda.h"
 

@@ -6,9 +6,76 @@
 // One block an SM is enough: ptxas then spills nothing for an occupancy that nobody asked for.
 #define DOGE_KERNEL(name, threads, Args) extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Args a)
 
+#define DOGE_TEAM_KERNEL(name, teams, Args) DOGE_KERNEL(name, (teams) * DOGE_CUDA_THREADS, Args)
+
 namespace dev {
 
+#ifdef DOGE_TEAMS
+DOGE_DEVICE uint32_t thread() { return threadIdx.x % DOGE_CUDA_THREADS; }
+DOGE_DEVICE uint32_t team() { return threadIdx.x / DOGE_CUDA_THREADS; }
+DOGE_DEVICE void sync() { asm volatile("bar.sync %0, %1;" ::"r"(team() + 1), "n"((int)DOGE_CUDA_THREADS) : "memory"); }
+template <int N> DOGE_DEVICE void sync_teams() { asm volatile("bar.sync %0, %1;" ::"n"(8 + N), "n"(N * (int)DOGE_CUDA_THREADS) : "memory"); }
+DOGE_DEVICE void sync_warp() { __syncwarp(); }
+DOGE_DEVICE uint8_t *ring() {
+  extern __shared__ __align__(16) uint8_t bytes_of_launch[];
+  return bytes_of_launch;
+}
+DOGE_DEVICE void publish(uint64_t *p, float x, uint32_t tag) {
+  const uint64_t word = (uint64_t)tag << 32 | __float_as_uint(x);
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(word) : "memory");
+}
+struct Words2 { uint64_t w[2]; };
+DOGE_DEVICE Words2 look(const uint64_t *p) {
+  Words2 r;
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(r.w[0]), "=l"(r.w[1]) : "l"(p) : "memory");
+  return r;
+}
+DOGE_DEVICE uint64_t look1(const uint64_t *p) {
+  uint64_t r;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(r) : "l"(p) : "memory");
+  return r;
+}
+DOGE_DEVICE void pause() {
+#ifdef V_SLEEP
+  __nanosleep(V_SLEEP);
+#endif
+}
+DOGE_DEVICE void prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+#if __CUDA_ARCH__ >= 900
+DOGE_DEVICE uint32_t address(const void *shared) { return (uint32_t)__cvta_generic_to_shared(shared); }
+DOGE_DEVICE void begin_arrivals(uint64_t *a) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1; fence.mbarrier_init.release.cluster;" ::"r"(address(a)) : "memory");
+}
+DOGE_DEVICE void expect(uint64_t *a, uint32_t bytes) {
+  asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }" ::"r"(address(a)), "r"(bytes) : "memory");
+}
+DOGE_DEVICE void copy_bulk(void *to, const void *from, uint32_t bytes, uint64_t *a) {
+#ifdef V_EVICT
+  asm volatile("{ .reg .b64 p; createpolicy.fractional.L2::evict_first.b64 p, 1.0; cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], p; }"
+               ::"r"(address(to)), "l"(from), "r"(bytes), "r"(address(a)) : "memory");
+  return;
+#endif
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+               ::"r"(address(to)), "l"(from), "r"(bytes), "r"(address(a)) : "memory");
+}
+DOGE_DEVICE void arrive(uint64_t *a) {
+  asm volatile("{ .reg .b64 s; mbarrier.arrive.shared::cta.b64 s, [%0]; }" ::"r"(address(a)) : "memory");
+}
+DOGE_DEVICE bool is_complete(uint64_t *a, uint32_t parity) {
+  uint32_t is;
+  asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+               : "=r"(is) : "r"(address(a)), "r"(parity) : "memory");
+  return is != 0;
+}
+DOGE_DEVICE void wait(uint64_t *a, uint32_t parity) {
+  asm volatile("{ .reg .pred p; L%=: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @!p bra L%=; }" ::"r"(address(a)), "r"(parity) : "memory");
+}
+DOGE_DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+#endif
+#else
 DOGE_DEVICE uint32_t thread() { return threadIdx.x; }
+DOGE_DEVICE void sync() { __syncthreads(); }
+#endif
 DOGE_DEVICE uint32_t block_x() { return blockIdx.x; }
 DOGE_DEVICE uint32_t block_y() { return blockIdx.y; }
 DOGE_DEVICE uint32_t block_z() { return blockIdx.z; }
@@ -18,7 +85,6 @@ template <class T> DOGE_DEVICE T &shared() {
   return *reinterpret_cast<T *>(bytes);
 }
 
-DOGE_DEVICE void sync() { __syncthreads(); }
 DOGE_DEVICE void launch_next() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -49,6 +115,8 @@ DOGE_DEVICE Words4 load16(const void *p) {
   const uint4 x = *static_cast<const uint4 *>(p);
   return {{x.x, x.y, x.z, x.w}};
 }
+
+DOGE_DEVICE void store16(void *p, const Words4 &x) { *static_cast<uint4 *>(p) = make_uint4(x.w[0], x.w[1], x.w[2], x.w[3]); }
 
 DOGE_DEVICE float from_f16(uint16_t x) {
   float y;

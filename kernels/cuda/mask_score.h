@@ -3,9 +3,9 @@
 #include "activation.h"
 #include "weight.h"
 
-/// Lane 0 has it.
-DOGE_DEVICE float mask_score(const DogeCudaMaskScoreArgs &a, uint32_t row, uint32_t head) {
-  const float *const v = a.v + (size_t)row * a.v_stride, *const w = a.dt_weight + (size_t)head * a.v_stride;
+/// Of one row of v. Lane 0 has it.
+DOGE_DEVICE float mask_score(const DogeCudaMaskScoreArgs &a, const float *v, uint32_t head) {
+  const float *const w = a.dt_weight + (size_t)head * a.v_stride;
   // Asked for now, needed at the end.
   const float bias = a.bias != nullptr ? a.bias[head] : 0.0f, A = a.A[head];
   float dt = 0.0f;

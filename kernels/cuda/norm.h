@@ -36,10 +36,8 @@ struct Quads {
   }
 };
 
-/// The normed row, with its padding. Barriers inside, one at the end.
-DOGE_DEVICE const float *apply(Row &row, const Quads &weight, const float *x, uint32_t cols, float eps) {
-  Quads mine;
-  mine.load(x, cols);
+/// The normed row `mine`, with its padding. Barriers inside, one at the end.
+DOGE_DEVICE const float *apply(Row &row, const Quads &weight, const Quads &mine, uint32_t cols, float eps) {
   float squares = 0.0f;
 #pragma unroll
   for (uint32_t i = 0; i < Quads::N; ++i) {

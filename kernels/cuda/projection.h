@@ -21,7 +21,10 @@ DOGE_DEVICE const float *input(row_norm::Row &row, const DogeCudaLinearArgs &a) 
   row_norm::Quads weight;
   if (a.norm != nullptr) weight.load(a.norm, a.cols);
   dev::wait_for_previous();
-  return a.norm != nullptr ? row_norm::apply(row, weight, a.x, a.cols, a.eps) : a.x;
+  if (a.norm == nullptr) return a.x;
+  row_norm::Quads mine;
+  mine.load(a.x, a.cols);
+  return row_norm::apply(row, weight, mine, a.cols, a.eps);
 }
 
 /// Writes one output of a single row: its own, or the stream's.

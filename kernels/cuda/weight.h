@@ -94,7 +94,8 @@ template <bool INT4> struct IntTile {
   }
   DOGE_DEVICE static float quant(uint32_t word, uint32_t byte, bool high) {
     const uint32_t x = word >> 8 * byte;
-    return INT4 ? (float)((int)((high ? x >> 4 : x) & 15) - 8) : (float)(int8_t)(x & 255);
+    // As the low bits of a float of 2^23 and more: conversions of integers are a quarter as fast as sums.
+    return INT4 ? dev::from_bits(0x4b000000u | ((high ? x >> 4 : x) & 15)) - 8388616.0f : dev::from_bits(0x4b000000u | ((x ^ 128) & 255)) - 8388736.0f;
   }
 };
 

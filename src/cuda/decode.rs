@@ -5,22 +5,26 @@
 use super::{
     attention_input::{Heads, MaskScore, Rotation},
     buffer::{Buffer, Rows},
-    decode_attention::MaskValues,
+    decode_attention::{MaskValues, Token},
     forward::{projection, Forward},
     input::Input,
     kept::Kept,
     linear::{Norm, Projection, NORM_COLS_MAX},
     ops::Experts,
+    program::Program,
     scratch::Scratch,
     weights::{DeviceExperts, DeviceLayer},
 };
 use crate::Result;
 
 impl Forward<'_> {
-    /// Runs the token in `s.ids` through all layers. Leaves the normed stream in `s.h`; nobody looks on.
-    pub fn token(&self, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
+    /// Runs the token in `s.ids` through all layers. Leaves its logits in `s.logits`; nobody looks on.
+    pub fn token(&self, program: Option<&Program>, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
         let (gpu, w, eps) = (self.device, self.weights, self.config.rms_norm_eps);
         gpu.embed(&mut s.x, &w.embed_tokens, &s.next.ids, 1)?; //                               [1, H]
+        if let Some(program) = program {
+            return gpu.run_program(program); //                                                 [1, V]
+        }
         for (layer, kept) in w.layers.iter().zip(layers) {
             let (q_proj, k_proj, v_proj) = (&layer.q_proj, &layer.k_proj, &layer.v_proj);
             let qkv = [projection(&mut s.q, q_proj), projection(&mut s.k, k_proj), projection(&mut s.v, v_proj)];
@@ -33,7 +37,8 @@ impl Forward<'_> {
                 Some(experts) => self.token_experts(layer, experts, s)?,
             }
         }
-        gpu.rms_norm(&mut s.h, &mut s.x, None, &w.norm, eps, 1)
+        gpu.rms_norm(&mut s.h, &mut s.x, None, &w.norm, eps, 1)?;
+        self.logits(&mut s.logits, &s.h.exact) //                                               [1, V]
     }
 
     /// From `s.q`, `s.k`, `s.v` to `s.attn` (spec 4.2 to 4.4).
@@ -50,8 +55,8 @@ impl Forward<'_> {
             MaskValues::Given
         };
         let scale = 1.0 / (c.head_dim as f32).sqrt();
-        let (out, lists, room) = (&mut s.attn.exact, &mut s.lists, &mut s.room);
-        gpu.decode_attention(out, &mut s.mask, values, q, k, &s.v, &rotation, kept, lists, room, scale)
+        let token = Token { out: &mut s.attn.exact, mask: &mut s.mask, values, q, k, v: &s.v };
+        gpu.decode_attention(token, &rotation, kept, &mut s.lists, &mut s.room, scale)
     }
 
     /// The dense MLP (spec 4.5), into the stream.
@@ -130,9 +135,8 @@ impl Forward<'_> {
     }
 
     /// One whole decode step: the token fed to the next one, the likeliest or one that is drawn, all on the device.
-    pub fn decode_step(&self, draws: bool, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
-        self.token(layers, s)?; // where it stands, the device knows
-        self.logits(&mut s.logits, &s.h.exact)?;
+    pub fn decode_step(&self, draws: bool, program: Option<&Program>, layers: &mut [Kept], s: &mut Scratch) -> Result<()> {
+        self.token(program, layers, s)?; // where it stands, the device knows
         if draws {
             self.device.sample(&s.logits, &mut s.next)
         } else {

@@ -37,6 +37,16 @@ pub(super) enum MaskValues<'a> {
     Given,
 }
 
+/// A token's q, k and v as the projections left them, its mask values, and where attention puts what it makes.
+pub(super) struct Token<'a> {
+    pub out: &'a mut Rows,
+    pub mask: &'a mut Buffer<f32>,
+    pub values: MaskValues<'a>,
+    pub q: Heads<'a>,
+    pub k: Heads<'a>,
+    pub v: &'a Rows,
+}
+
 impl Device {
     /// Attention of one token over the keys it keeps, its own among them (spec 4.2 to 4.4): `q`, `k` and `v` as the projections
     /// left them, `[1, heads · d]`. Afterwards `mask` is its `[M]` mask values, and the key is in the sets and the arena, unless
@@ -44,21 +54,35 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
-    #[allow(clippy::too_many_arguments, reason = "a whole phase's operands")]
     pub(super) fn decode_attention(
         &self,
-        out: &mut Rows,
-        mask: &mut Buffer<f32>,
-        values: MaskValues<'_>,
-        mut q: Heads<'_>,
-        mut k: Heads<'_>,
-        v: &Rows,
+        token: Token<'_>,
         rotation: &Rotation<'_>,
         kept: &mut Kept,
         lists: &mut KeyLists,
         room: &mut DecodeRoom,
         scale: f32,
     ) -> Result<()> {
+        let (KeptShape { head_dim, mask_heads, .. }, q_heads) = (kept.shape(), token.q.heads);
+        let args = decode_args(token, rotation, kept, lists, room, scale)?;
+        let kernel = &self.table().attention_decode[usize::from(head_dim > 128)];
+        let groups = (q_heads / mask_heads).div_ceil(ffi::DOGE_CUDA_DECODE_HEADS as usize);
+        // SAFETY: shapes are as compared here and in the functions that made the parts; a slot's row is one of the arena, for the
+        // kernels of kept.rs and this one write no others.
+        unsafe { self.launch(kernel, [args.tiles as usize, mask_heads, groups], &args) }
+    }
+}
+
+/// Checked.
+pub(super) fn decode_args(
+    token: Token<'_>,
+    rotation: &Rotation<'_>,
+    kept: &mut Kept,
+    lists: &mut KeyLists,
+    room: &mut DecodeRoom,
+    scale: f32,
+) -> Result<ffi::DogeCudaDecodeArgs> {
+    let Token { out, mask, values, mut q, mut k, v } = token;
         let KeptShape { head_dim, mask_heads, kv_heads, .. } = kept.shape();
         let (q_heads, tiles) = (q.heads, kept.shape().tiles());
         let score = match values {
@@ -94,7 +118,7 @@ impl Device {
             let why = format!("is for {:?}, not {q_heads} heads over {:?}", room.sizes, kept.shape());
             return Err(Error::BadArgument { what: "attention: room", why });
         }
-        let args = ffi::DogeCudaDecodeArgs {
+        Ok(ffi::DogeCudaDecodeArgs {
             attention,
             score,
             rope,
@@ -102,11 +126,5 @@ impl Device {
             arrived: room.arrived.ptr_mut(),
             mark: lists.mark.ptr_mut(),
             tiles: tiles as u32,
-        };
-        let kernel = &self.table().attention_decode[usize::from(head_dim > 128)];
-        let groups = (q_heads / mask_heads).div_ceil(ffi::DOGE_CUDA_DECODE_HEADS as usize);
-        // SAFETY: shapes are as compared here and in the functions that made the parts; a slot's row is one of the arena, for the
-        // kernels of kept.rs and this one write no others.
-        unsafe { self.launch(kernel, [tiles, mask_heads, groups], &args) }
-    }
+        })
 }

@@ -108,6 +108,19 @@ impl Device {
         self.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
     }
 
+    /// Bytes of shared memory that a block of the kernel can have beside its own.
+    pub(super) fn shared_beside(&self, kernel: &Kernel) -> Result<usize> {
+        let most = self.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let own = kernel.function.shared_size_bytes().map_err(failed(kernel.name))?;
+        Ok(most.saturating_sub(usize::try_from(own).unwrap_or(0)))
+    }
+
+    /// Lets launches of the kernel have `bytes` of shared memory beside its own.
+    pub(super) fn allow_shared(&self, kernel: &Kernel, bytes: usize) -> Result<()> {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        kernel.function.set_attribute(attribute, bytes as i32).map_err(failed(kernel.name))
+    }
+
     fn attribute(&self, attribute: sys::CUdevice_attribute) -> Result<usize> {
         let value = self.0.context.attribute(attribute).map_err(failed("asking what the GPU has"))?;
         Ok(usize::try_from(value).unwrap_or(0).max(1))
@@ -156,11 +169,38 @@ impl Device {
         if grid.contains(&0) {
             return Ok(());
         }
-        let side = |n: usize| u32::try_from(n).map_err(|_| Error::BadArgument { what: "grid", why: format!("{n} blocks") });
         let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
         value.programmaticStreamSerializationAllowed = 1;
         let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        let mut early = sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        let early = sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        // SAFETY: the caller's promise; a kernel that may begin early waits before it reads or writes what others write.
+        unsafe { self.launch_with(kernel, grid, 0, kernel.waits.then_some(early), args) }
+    }
+
+    /// As [`Device::launch`], all `blocks` at once or not at all, each with `shared` bytes of shared memory beside its own.
+    ///
+    /// # Safety
+    /// As of [`Device::launch`].
+    pub(super) unsafe fn launch_together<A: Args>(&self, kernel: &Kernel, blocks: usize, shared: usize, args: &A) -> Result<()> {
+        let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+        value.cooperative = 1;
+        let together =
+            sys::CUlaunchAttribute { id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, pad: [0; 4], value };
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(kernel, [blocks, 1, 1], shared, Some(together), args) }
+    }
+
+    /// # Safety
+    /// As of [`Device::launch`]; and what the attribute allows, the kernel allows.
+    unsafe fn launch_with<A: Args>(
+        &self,
+        kernel: &Kernel,
+        grid: [usize; 3],
+        shared: usize,
+        mut attribute: Option<sys::CUlaunchAttribute>,
+        args: &A,
+    ) -> Result<()> {
+        let side = |n: usize| u32::try_from(n).map_err(|_| Error::BadArgument { what: "grid", why: format!("{n} blocks") });
         let config = sys::CUlaunchConfig {
             gridDimX: side(grid[0])?,
             gridDimY: side(grid[1])?,
@@ -168,16 +208,15 @@ impl Device {
             blockDimX: kernel.threads,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: 0,
+            sharedMemBytes: side(shared)?,
             hStream: self.0.stream.cu_stream(),
-            attrs: &raw mut early,
-            numAttrs: u32::from(kernel.waits),
+            attrs: attribute.as_mut().map_or(std::ptr::null_mut(), |attribute| &raw mut *attribute),
+            numAttrs: u32::from(attribute.is_some()),
         };
         let mut args = *args;
         let mut params = [(&raw mut args).cast::<std::ffi::c_void>()];
         self.0.context.bind_to_thread().map_err(failed(kernel.name))?;
-        // SAFETY: the caller's promise; the grid is not empty, the driver copies the struct before it returns, and a kernel that
-        // may begin early waits before it reads or writes what others write.
+        // SAFETY: the caller's promise; the grid is not empty, and the driver copies the structs before it returns.
         let launched =
             unsafe { sys::cuLaunchKernelEx(&config, kernel.function.cu_function(), params.as_mut_ptr(), std::ptr::null_mut()) };
         launched.result().map_err(failed(kernel.name))

@@ -4,7 +4,7 @@ use super::{
     attention::AttentionShape,
     attention_input::{Heads, Rotation},
     buffer::{Buffer, Rows},
-    decode_attention::{DecodeRoom, DecodeSizes, MaskValues},
+    decode_attention::{DecodeRoom, DecodeSizes, MaskValues, Token},
     device::Device,
     kept::{Kept, KeptShape},
     key_lists::{KeyLists, ListSizes},
@@ -128,7 +128,8 @@ impl FullSets {
         let KeptShape { kv_heads, head_dim, .. } = kept.shape();
         let rotation = Rotation { cos, sin, at, head_dim, eps: 0.0 };
         let (q, k) = (Heads { rows: q, heads: shape.q_heads, norm: None }, Heads { rows: k, heads: kv_heads, norm: None });
-        device.decode_attention(out, mask, MaskValues::Given, q, k, v, &rotation, kept, lists, room, shape.scale)
+        let token = Token { out, mask, values: MaskValues::Given, q, k, v };
+        device.decode_attention(token, &rotation, kept, lists, room, shape.scale)
     }
 
     /// `[rows, nq · d]`

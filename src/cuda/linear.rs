@@ -33,14 +33,14 @@ const NONE: ffi::DogeCudaProjection = ffi::DogeCudaProjection {
 };
 
 /// What the projections of one launch have in common, checked.
-struct Checked {
-    projection: [ffi::DogeCudaProjection; ffi::DOGE_CUDA_PROJECTIONS as usize],
-    dtype: Dtype,
+pub(super) struct Checked {
+    pub(super) projection: [ffi::DogeCudaProjection; ffi::DOGE_CUDA_PROJECTIONS as usize],
+    pub(super) dtype: Dtype,
     stride_bytes: usize,
     cols: usize,
 }
 
-fn check<const N: usize>(projections: &mut [Projection<'_>; N], n_rows: usize) -> Result<Checked> {
+pub(super) fn check<const N: usize>(projections: &mut [Projection<'_>; N], n_rows: usize) -> Result<Checked> {
     let mut checked = Checked { projection: [NONE; 3], dtype: Dtype::F32, stride_bytes: 0, cols: 0 };
     for (i, (to, p)) in checked.projection.iter_mut().zip(projections).enumerate() {
         let w = p.weight;
@@ -215,7 +215,7 @@ impl Device {
 }
 
 /// Outputs of gate and up, which must have the same number of them.
-fn check_gated(checked: &Checked) -> Result<u32> {
+pub(super) fn check_gated(checked: &Checked) -> Result<u32> {
     let [gate, up, _] = &checked.projection;
     if gate.out_features != up.out_features {
         return Err(Error::BadArgument { what: "linear_gated", why: "gate and up have different sizes".into() });
@@ -246,7 +246,7 @@ fn gemm_args(checked: &Checked, x: &Input, n_rows: usize) -> Result<ffi::DogeCud
     })
 }
 
-fn linear_args(checked: &Checked, x: &Rows, n_rows: usize) -> Result<DogeCudaLinearArgs> {
+pub(super) fn linear_args(checked: &Checked, x: &Rows, n_rows: usize) -> Result<DogeCudaLinearArgs> {
     x.expect("linear: x", n_rows, checked.cols)?;
     Ok(DogeCudaLinearArgs {
         projection: checked.projection,
@@ -263,7 +263,7 @@ fn linear_args(checked: &Checked, x: &Rows, n_rows: usize) -> Result<DogeCudaLin
     })
 }
 
-fn with_norm(args: DogeCudaLinearArgs, norm: Norm<'_>) -> Result<DogeCudaLinearArgs> {
+pub(super) fn with_norm(args: DogeCudaLinearArgs, norm: Norm<'_>) -> Result<DogeCudaLinearArgs> {
     if args.cols as usize > NORM_COLS_MAX {
         let why = format!("{} columns, where a projection can norm {NORM_COLS_MAX}", args.cols);
         return Err(Error::BadArgument { what: "linear: norm", why });

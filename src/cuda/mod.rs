@@ -25,6 +25,7 @@ mod made;
 mod matrix;
 mod next_token;
 mod ops;
+mod program;
 mod recorded;
 mod roof;
 mod scratch;

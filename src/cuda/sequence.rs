@@ -9,6 +9,7 @@ use super::{
     forward::{Forward, Watch},
     kept::{Kept, KeptShape},
     made::Made,
+    program::Program,
     next_token::{Run, EOS_MAX, STEPS_MAX},
     scratch::{Scratch, Sizes, BLOCK},
     weights::DeviceWeights,
@@ -39,6 +40,8 @@ pub struct Sequence {
     layers: Vec<Kept>,
     /// Made at the first call.
     scratch: Option<Box<Scratch>>,
+    /// A token in one launch, over the buffers of `layers` and `scratch`; for models that it has room for.
+    program: Option<Program>,
     /// Of steps that take the likeliest token, and of those that draw. Their launches name the buffers of `layers` and `scratch`.
     steps: [Option<Step>; 2],
 }
@@ -71,6 +74,7 @@ impl Sequence {
             shape,
             layers: (0..config.num_hidden_layers).map(|_| Kept::new(weights.device(), shape)).collect::<Result<_>>()?,
             scratch: None,
+            program: None,
             steps: [None, None],
         })
     }
@@ -105,7 +109,7 @@ impl Sequence {
         let device = self.device().clone();
         device.expect_room(shape.bytes() * self.layers.len() as u128, "the kept keys of a session on the GPU")?;
         let larger = self.layers.iter().map(|kept| kept.with_slots(&device, shape.slots)).collect::<Result<_>>()?;
-        (self.steps, self.scratch, self.layers, self.shape) = ([None, None], None, larger, shape);
+        (self.steps, self.program, self.scratch, self.layers, self.shape) = ([None, None], None, None, larger, shape);
         Ok(())
     }
 
@@ -120,6 +124,7 @@ impl Sequence {
             checkpoint: self.checkpoint.clone(),
             layers: self.layers.iter().map(copy).collect::<Result<_>>()?,
             scratch: None,
+            program: None,
             steps: [None, None],
             ..*self
         })
@@ -151,7 +156,7 @@ impl Sequence {
             if observer.cancels() {
                 return Err(Error::Cancelled { tokens: *place });
             }
-            let (forward, layers, s) = self.parts()?;
+            let (forward, program, layers, s) = self.parts()?;
             let (n, first) = (ids.len(), *place);
             let (mut cos, mut sin) = (vec![0.0; n * head_dim / 2], vec![0.0; n * head_dim / 2]);
             rope.tables(first, &mut cos, &mut sin);
@@ -159,8 +164,9 @@ impl Sequence {
             s.sin.write(0, &sin)?;
             s.next.ids.write(0, ids)?;
             s.next.stand_at(first)?;
-            if n == 1 && !is_prompt && !watches {
-                forward.token(layers, s)?;
+            let alone = n == 1 && !is_prompt && !watches;
+            if alone {
+                forward.token(program, layers, s)?;
             } else {
                 let mut watch = watches.then_some(Watch { observer: &mut *observer, place: first, rows: n });
                 forward.block((first, n), is_prompt, layers, s, &mut watch)?;
@@ -172,7 +178,9 @@ impl Sequence {
                 (false, false) => n..n,
             };
             for row in wanted {
-                forward.head(row, s)?;
+                if !alone {
+                    forward.head(row, s)?;
+                }
                 *logits = s.logits.read(1)?;
                 if first_non_finite(logits, vocab_size).is_some() {
                     return Err(Error::NonFinite { layer: None, step: first + row });
@@ -213,7 +221,7 @@ impl Sequence {
         let draws = sampler.map(|sampler| sampler.draws(steps)).transpose()?;
         self.make_scratch(1)?;
         self.capture(draws.is_some())?;
-        let (_, _, s) = self.parts()?;
+        let (.., s) = self.parts()?;
         s.cos.write(0, &cos)?;
         s.sin.write(0, &sin)?;
         s.next.begin_run(first, place, eos, draws.as_ref())?;
@@ -222,7 +230,7 @@ impl Sequence {
                 step.0.launch().map_err(failed("a decode step"))?;
             }
         }
-        let (_, _, s) = self.parts()?;
+        let (.., s) = self.parts()?;
         let run = s.next.end_run()?;
         (0..run.ids.len()).for_each(|i| rope.begin_call(place + i + 1));
         Ok(run)
@@ -233,15 +241,17 @@ impl Sequence {
         if self.scratch.as_ref().is_some_and(|scratch| scratch.sizes.rows >= rows) {
             return Ok(());
         }
-        (self.steps, self.scratch) = ([None, None], None);
+        (self.steps, self.program, self.scratch) = ([None, None], None, None);
         let sizes = Sizes::new(&self.checkpoint, rows, self.activations == Activations::Bf16, self.shape);
         self.device().expect_room(Scratch::bytes_of(sizes), "the activations of a session on the GPU")?;
         self.scratch = Some(Box::new(Scratch::make(self.device(), sizes)?));
+        let (forward, _, layers, s) = self.parts()?;
+        self.program = forward.program(layers, s)?;
         Ok(())
     }
 
     /// What a forward pass works with. The scratch was made.
-    fn parts(&mut self) -> Result<(Forward<'_>, &mut [Kept], &mut Scratch)> {
+    fn parts(&mut self) -> Result<(Forward<'_>, Option<&Program>, &mut [Kept], &mut Scratch)> {
         let none = || Error::BadArgument { what: "scratch", why: "was not made".into() };
         let forward = Forward {
             device: self.weights.device(),
@@ -251,7 +261,7 @@ impl Sequence {
             routing: self.options.routing,
             activations: self.activations,
         };
-        Ok((forward, &mut self.layers, self.scratch.as_deref_mut().ok_or_else(none)?))
+        Ok((forward, self.program.as_ref(), &mut self.layers, self.scratch.as_deref_mut().ok_or_else(none)?))
     }
 
     /// Captures the decode step, one that draws or not, unless that was done.
@@ -260,8 +270,8 @@ impl Sequence {
             return Ok(());
         }
         let graph = self.device().clone().record(|| {
-            let (forward, layers, s) = self.parts()?;
-            forward.decode_step(draws, layers, s)
+            let (forward, program, layers, s) = self.parts()?;
+            forward.decode_step(draws, program, layers, s)
         })?;
         self.steps[usize::from(draws)] = Some(Step(graph));
         Ok(())

@@ -28,6 +28,7 @@ pub(super) struct Table {
     pub attention_prefill: [Kernel; 2],
     pub attention_prefill_tensor: [Kernel; 2],
     pub attention_decode: [Kernel; 2],
+    pub token: PerDtype,
     pub gated_activation: Kernel,
     pub experts: PerDtype,
     pub argmax: Kernel,
@@ -73,6 +74,7 @@ impl Table {
             "doge_linear_gated_int4_8",
         ];
         let experts = ["doge_experts_f32", "doge_experts_bf16", "doge_experts_f16", "doge_experts_int8", "doge_experts_int4"];
+        let token = ["doge_token_f32", "doge_token_bf16", "doge_token_f16", "doge_token_int8", "doge_token_int4"];
         Ok(Table {
             embed: formats(embed, THREADS)?,
             rms_norm: one("doge_rms_norm", THREADS)?,
@@ -93,6 +95,7 @@ impl Table {
                 one("doge_attention_prefill_bf16_tensor_256", THREADS)?,
             ],
             attention_decode: [one("doge_attention_decode_128", THREADS)?, one("doge_attention_decode_256", THREADS)?],
+            token: formats(token, THREADS * ffi::DOGE_CUDA_TOKEN_TEAMS)?,
             gated_activation: one("doge_gated_activation", THREADS)?,
             experts: formats(experts, ffi::DOGE_CUDA_EXPERT_THREADS)?,
             argmax: one("doge_argmax", ffi::DOGE_CUDA_ARGMAX_THREADS)?,
@@ -118,6 +121,7 @@ impl Args for ffi::DogeCudaDecodeArgs {}
 impl Args for ffi::DogeCudaCommitArgs {}
 impl Args for ffi::DogeCudaWindowAddArgs {}
 impl Args for ffi::DogeCudaWindowChooseArgs {}
+impl Args for ffi::DogeCudaTokenArgs {}
 impl Args for ffi::DogeCudaGatedArgs {}
 impl Args for ffi::DogeCudaExpertsArgs {}
 impl Args for ffi::DogeCudaNextArgs {}

@@ -860,6 +860,109 @@ const _: () = {
     ["Offset of field: DogeCudaDecodeArgs::mark"][::core::mem::offset_of!(DogeCudaDecodeArgs, mark) - 424usize];
     ["Offset of field: DogeCudaDecodeArgs::tiles"][::core::mem::offset_of!(DogeCudaDecodeArgs, tiles) - 432usize];
 };
+pub const DOGE_CUDA_TOKEN_PROJECTORS: _bindgen_ty_13 = 4;
+pub const DOGE_CUDA_TOKEN_TEAMS: _bindgen_ty_13 = 6;
+pub type _bindgen_ty_13 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_STAGES_AHEAD: _bindgen_ty_14 = 8;
+pub type _bindgen_ty_14 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_SLOTS_MAX: _bindgen_ty_15 = 16;
+pub type _bindgen_ty_15 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_TOKEN_KV_MAX: _bindgen_ty_16 = 1024;
+pub type _bindgen_ty_16 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_TOKEN_COLS_MAX: _bindgen_ty_17 = 2048;
+pub type _bindgen_ty_17 = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DogeCudaStage {
+    pub linear: DogeCudaLinearArgs,
+    pub words: *const u64,
+    pub words_out: *mut u64,
+    pub stream: *const u64,
+    pub tag: u32,
+    pub tag_of_words: u32,
+    pub tag_of_stream: u32,
+    pub shift: u32,
+    pub is_gated: u32,
+    pub outputs: u32,
+    pub units: u32,
+    pub shift_blocks: u32,
+    pub padding: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaStage"][::core::mem::size_of::<DogeCudaStage>() - 224usize];
+    ["Alignment of DogeCudaStage"][::core::mem::align_of::<DogeCudaStage>() - 8usize];
+    ["Offset of field: DogeCudaStage::linear"][::core::mem::offset_of!(DogeCudaStage, linear) - 0usize];
+    ["Offset of field: DogeCudaStage::words"][::core::mem::offset_of!(DogeCudaStage, words) - 160usize];
+    ["Offset of field: DogeCudaStage::words_out"][::core::mem::offset_of!(DogeCudaStage, words_out) - 168usize];
+    ["Offset of field: DogeCudaStage::stream"][::core::mem::offset_of!(DogeCudaStage, stream) - 176usize];
+    ["Offset of field: DogeCudaStage::tag"][::core::mem::offset_of!(DogeCudaStage, tag) - 184usize];
+    ["Offset of field: DogeCudaStage::tag_of_words"][::core::mem::offset_of!(DogeCudaStage, tag_of_words) - 188usize];
+    ["Offset of field: DogeCudaStage::tag_of_stream"][::core::mem::offset_of!(DogeCudaStage, tag_of_stream) - 192usize];
+    ["Offset of field: DogeCudaStage::shift"][::core::mem::offset_of!(DogeCudaStage, shift) - 196usize];
+    ["Offset of field: DogeCudaStage::is_gated"][::core::mem::offset_of!(DogeCudaStage, is_gated) - 200usize];
+    ["Offset of field: DogeCudaStage::outputs"][::core::mem::offset_of!(DogeCudaStage, outputs) - 204usize];
+    ["Offset of field: DogeCudaStage::units"][::core::mem::offset_of!(DogeCudaStage, units) - 208usize];
+    ["Offset of field: DogeCudaStage::shift_blocks"][::core::mem::offset_of!(DogeCudaStage, shift_blocks) - 212usize];
+    ["Offset of field: DogeCudaStage::padding"][::core::mem::offset_of!(DogeCudaStage, padding) - 216usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DogeCudaTokenAttention {
+    pub decode: DogeCudaDecodeArgs,
+    pub q: *const u64,
+    pub k: *const u64,
+    pub v: *const u64,
+    pub partial: *mut u64,
+    pub out: *mut u64,
+    pub tag: u32,
+    pub tag_of_words: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaTokenAttention"][::core::mem::size_of::<DogeCudaTokenAttention>() - 488usize];
+    ["Alignment of DogeCudaTokenAttention"][::core::mem::align_of::<DogeCudaTokenAttention>() - 8usize];
+    ["Offset of field: DogeCudaTokenAttention::decode"][::core::mem::offset_of!(DogeCudaTokenAttention, decode) - 0usize];
+    ["Offset of field: DogeCudaTokenAttention::q"][::core::mem::offset_of!(DogeCudaTokenAttention, q) - 440usize];
+    ["Offset of field: DogeCudaTokenAttention::k"][::core::mem::offset_of!(DogeCudaTokenAttention, k) - 448usize];
+    ["Offset of field: DogeCudaTokenAttention::v"][::core::mem::offset_of!(DogeCudaTokenAttention, v) - 456usize];
+    ["Offset of field: DogeCudaTokenAttention::partial"][::core::mem::offset_of!(DogeCudaTokenAttention, partial) - 464usize];
+    ["Offset of field: DogeCudaTokenAttention::out"][::core::mem::offset_of!(DogeCudaTokenAttention, out) - 472usize];
+    ["Offset of field: DogeCudaTokenAttention::tag"][::core::mem::offset_of!(DogeCudaTokenAttention, tag) - 480usize];
+    ["Offset of field: DogeCudaTokenAttention::tag_of_words"]
+        [::core::mem::offset_of!(DogeCudaTokenAttention, tag_of_words) - 484usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DogeCudaTokenArgs {
+    pub stages: *const DogeCudaStage,
+    pub attentions: *const DogeCudaTokenAttention,
+    pub x: *const f32,
+    pub stream: *mut u64,
+    pub launch: *mut u32,
+    pub n_stages: u32,
+    pub n_layers: u32,
+    pub n_x: u32,
+    pub n_tags: u32,
+    pub n_blocks: u32,
+    pub slots: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DogeCudaTokenArgs"][::core::mem::size_of::<DogeCudaTokenArgs>() - 64usize];
+    ["Alignment of DogeCudaTokenArgs"][::core::mem::align_of::<DogeCudaTokenArgs>() - 8usize];
+    ["Offset of field: DogeCudaTokenArgs::stages"][::core::mem::offset_of!(DogeCudaTokenArgs, stages) - 0usize];
+    ["Offset of field: DogeCudaTokenArgs::attentions"][::core::mem::offset_of!(DogeCudaTokenArgs, attentions) - 8usize];
+    ["Offset of field: DogeCudaTokenArgs::x"][::core::mem::offset_of!(DogeCudaTokenArgs, x) - 16usize];
+    ["Offset of field: DogeCudaTokenArgs::stream"][::core::mem::offset_of!(DogeCudaTokenArgs, stream) - 24usize];
+    ["Offset of field: DogeCudaTokenArgs::launch"][::core::mem::offset_of!(DogeCudaTokenArgs, launch) - 32usize];
+    ["Offset of field: DogeCudaTokenArgs::n_stages"][::core::mem::offset_of!(DogeCudaTokenArgs, n_stages) - 40usize];
+    ["Offset of field: DogeCudaTokenArgs::n_layers"][::core::mem::offset_of!(DogeCudaTokenArgs, n_layers) - 44usize];
+    ["Offset of field: DogeCudaTokenArgs::n_x"][::core::mem::offset_of!(DogeCudaTokenArgs, n_x) - 48usize];
+    ["Offset of field: DogeCudaTokenArgs::n_tags"][::core::mem::offset_of!(DogeCudaTokenArgs, n_tags) - 52usize];
+    ["Offset of field: DogeCudaTokenArgs::n_blocks"][::core::mem::offset_of!(DogeCudaTokenArgs, n_blocks) - 56usize];
+    ["Offset of field: DogeCudaTokenArgs::slots"][::core::mem::offset_of!(DogeCudaTokenArgs, slots) - 60usize];
+};
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaGatedArgs {
@@ -877,9 +980,9 @@ const _: () = {
     ["Offset of field: DogeCudaGatedArgs::n"][::core::mem::offset_of!(DogeCudaGatedArgs, n) - 16usize];
     ["Offset of field: DogeCudaGatedArgs::act"][::core::mem::offset_of!(DogeCudaGatedArgs, act) - 24usize];
 };
-pub const DOGE_CUDA_KEYS_MAX: _bindgen_ty_13 = 65535;
-pub const DOGE_CUDA_TOP_MAX: _bindgen_ty_13 = 256;
-pub type _bindgen_ty_13 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_KEYS_MAX: _bindgen_ty_18 = 65535;
+pub const DOGE_CUDA_TOP_MAX: _bindgen_ty_18 = 256;
+pub type _bindgen_ty_18 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaExpertsArgs {
@@ -927,8 +1030,8 @@ const _: () = {
     ["Offset of field: DogeCudaExpertsArgs::reference_routing"]
         [::core::mem::offset_of!(DogeCudaExpertsArgs, reference_routing) - 108usize];
 };
-pub const DOGE_CUDA_STEPS_MAX: _bindgen_ty_14 = 256;
-pub type _bindgen_ty_14 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_STEPS_MAX: _bindgen_ty_19 = 256;
+pub type _bindgen_ty_19 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaNextArgs {
@@ -969,8 +1072,8 @@ const _: () = {
     ["Offset of field: DogeCudaSampling::top_p"][::core::mem::offset_of!(DogeCudaSampling, top_p) - 8usize];
     ["Offset of field: DogeCudaSampling::min_p"][::core::mem::offset_of!(DogeCudaSampling, min_p) - 12usize];
 };
-pub const DOGE_CUDA_TOP_K_MAX: _bindgen_ty_15 = 512;
-pub type _bindgen_ty_15 = ::core::ffi::c_uint;
+pub const DOGE_CUDA_TOP_K_MAX: _bindgen_ty_20 = 512;
+pub type _bindgen_ty_20 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DogeCudaSampleArgs {

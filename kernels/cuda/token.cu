@@ -1,0 +1,484 @@
+// All layers of a token, and its logits, in one launch. A decode step of a small model is a chain of trips: what a step costs
+// is how long its stages wait for each other, while memory idles. Here blocks stay, weights stream on through all stages
+// (weight_stream.h), and a stage begins when its inputs are there (words.h). The sums are those of linear_row.cu, linear_int_row.cu and
+// decode_attention.cu, bit for bit.
+//
+// Grid: one block a multiprocessor, all at once. Two teams of a block do projections, the third attention, which so has its keys
+// and values in registers before the token's own are there, and puts the token's key away while the others go on.
+#define DOGE_TEAMS DOGE_CUDA_TOKEN_TEAMS
+#include "decode_attention.h"
+#include "weight_stream.h"
+#include "words.h"
+
+namespace {
+
+constexpr uint32_t TEAMS = stream::TEAMS, SIDES = stream::SIDES;
+constexpr uint32_t THREADS = DOGE_CUDA_THREADS;
+constexpr uint32_t PARTS = THREADS / DOGE_TILE; // of an integer format's row
+struct Attention {
+  decode_attention::Shared decode;
+  DogeCudaTokenAttention at;
+  alignas(16) float q[decode_attention::ROWS][THREADS], k[THREADS], v[DOGE_CUDA_TOKEN_KV_MAX];
+  // Of the tile at hand, whose k and v are in `Tiles`.
+  uint32_t row[DOGE_CUDA_TILE];
+  float mask[DOGE_CUDA_TILE];
+  alignas(8) uint64_t arrival;
+};
+
+struct Shared {
+  DogeCudaStage stages[DOGE_CUDA_STAGES_AHEAD];
+  alignas(16) float raw[DOGE_CUDA_TOKEN_COLS_MAX];
+  row_norm::Row row[2]; // in turn
+  float squares[TEAMS][row_norm::WARPS];
+  float part[TEAMS][SIDES][PARTS][DOGE_TILE];
+  alignas(8) uint64_t arrival[TEAMS * stream::WARPS][2][DOGE_CUDA_SLOTS_MAX];
+  Attention attention;
+};
+
+/// In the shared memory of the launch, before the rings.
+struct Tiles {
+  alignas(16) float k[DOGE_CUDA_TILE * THREADS], v[DOGE_CUDA_TILE * THREADS]; // [DOGE_CUDA_TILE][kv_row]
+};
+
+/// A copy of a struct by `threads` threads, of which this is number `thread`: 4 bytes each.
+template <class T> DOGE_DEVICE void copy_words(T &to, const T &from, uint32_t thread, uint32_t threads) {
+#pragma unroll 1
+  for (uint32_t i = thread; i < sizeof(T) / 4; i += threads) {
+    reinterpret_cast<uint32_t *>(&to)[i] = reinterpret_cast<const uint32_t *>(&from)[i];
+  }
+}
+
+
+#ifdef DOGE_STAMPS
+#define STAMP(base, i) if (dev::lane() == 0 && dev::warp() == 0 && (dev::block_x() % 44) == 0) a.launch[2 + dev::block_x() / 44 * 4096 + (base) + (i)] = (uint32_t)clock64()
+#else
+#define STAMP(base, i)
+#endif
+/// The input of a stage, normed where that is asked for, in shared memory. Barriers of the projections' teams inside.
+DOGE_DEVICE void input(Shared &shared, row_norm::Row &row, const DogeCudaStage &s, uint32_t tag) {
+  constexpr uint32_t STEP = 4 * TEAMS * THREADS, N = DOGE_CUDA_TOKEN_COLS_MAX / STEP;
+  const DogeCudaLinearArgs &a = s.linear;
+  const uint32_t first = 4 * (dev::team() * THREADS + dev::thread());
+  dev::Words4 x[N], weight[N];
+  if (a.norm != nullptr) {
+#pragma unroll
+    for (uint32_t i = 0; i < N; ++i) {
+      weight[i] = {};
+      if (first + i * STEP < a.cols) weight[i] = dev::load16(a.norm + first + i * STEP);
+    }
+  }
+  words::await(x, s.words, first, STEP, a.cols, tag);
+  float by = 1.0f;
+  if (a.norm != nullptr) {
+#pragma unroll
+    for (uint32_t i = 0; i < N; ++i) {
+      if (first + i * STEP < a.x_stride) dev::store16(shared.raw + first + i * STEP, x[i]);
+    }
+    dev::sync_teams<TEAMS>();
+    float squares = 0.0f;
+#pragma unroll 1
+    for (uint32_t c = 4 * dev::thread(); c < a.cols; c += 4 * THREADS) {
+      const dev::Words4 quad = dev::load16(shared.raw + c);
+#pragma unroll
+      for (uint32_t j = 0; j < 4; ++j) squares = dev::fma(dev::from_bits(quad.w[j]), dev::from_bits(quad.w[j]), squares);
+    }
+    by = row_norm::scale(shared.squares[dev::team()], squares, a.cols, a.eps);
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < N; ++i) {
+    const uint32_t c = first + i * STEP;
+    if (c >= a.x_stride) continue;
+    if (a.norm != nullptr) {
+#pragma unroll
+      for (uint32_t j = 0; j < 4; ++j) {
+        x[i].w[j] = dev::bits(dev::from_bits(weight[i].w[j]) * (dev::from_bits(x[i].w[j]) * by));
+      }
+    }
+    dev::store16(row.x + c, x[i]);
+  }
+}
+
+#ifdef DOGE_STAMPS
+#define STAMP(base, i) if (dev::lane() == 0 && dev::warp() == 0 && (dev::block_x() % 44) == 0) a.launch[2 + dev::block_x() / 44 * 4096 + (base) + (i)] = (uint32_t)clock64()
+#else
+#define STAMP(base, i)
+#endif
+
+/// What becomes of an output: asked for before there is one.
+struct Fate {
+  float bias, residual; // of gate and up the two biases
+  uint64_t before;
+  const uint64_t *before_at;
+  uint64_t *word;
+  float *plain;
+
+  DOGE_DEVICE void ask(const DogeCudaStage &s, const DogeCudaProjection &p, uint32_t output, uint32_t local) {
+    bias = p.bias != nullptr ? p.bias[local] : 0.0f;
+    residual = 0.0f;
+    word = s.words_out != nullptr ? s.words_out + output : nullptr, plain = p.out + local;
+    before_at = nullptr;
+    if (s.is_gated) {
+      const DogeCudaProjection &up = s.linear.projection[1];
+      if (up.bias != nullptr) residual = up.bias[local];
+    } else if (s.stream != nullptr) {
+      residual = s.linear.residual[output];
+      before_at = s.stream + output, before = dev::look1(before_at);
+    }
+  }
+  DOGE_DEVICE void write(const DogeCudaStage &s, float sum, float up, uint32_t base) {
+    float y = sum + bias;
+    if (s.is_gated) {
+      y = activation::activate(s.linear.act, y) * (up + residual);
+    } else if (before_at != nullptr) {
+      if (!words::is_here(before, base + s.tag_of_stream)) before = dev::bits(words::await(before_at, base + s.tag_of_stream));
+      y = dev::fma(residual, words::value(before), y);
+    }
+    if (word != nullptr) dev::publish(word, y, base + s.tag);
+    else *plain = y;
+  }
+};
+
+/// A unit of a float format, two outputs, or one of gate and up: which one a lane writes.
+template <class Weight> DOGE_DEVICE bool ask(stream::Floats<Weight>, Fate &fate, const DogeCudaStage &s, uint32_t unit) {
+  const uint32_t output = s.is_gated ? unit : SIDES * unit + dev::lane();
+  if (output >= s.outputs || dev::lane() >= (s.is_gated ? 1 : SIDES)) return false;
+  uint32_t local = output;
+  const DogeCudaProjection &p = s.is_gated ? s.linear.projection[0] : projection::find(s.linear.projection, local);
+  fate.ask(s, p, output, local);
+  return true;
+}
+
+template <class Weight>
+DOGE_DEVICE void unit(stream::Floats<Weight>, stream::Ring<stream::Floats<Weight>> &ring, const DogeCudaStage &s, Shared &, const float *x, Fate &fate,
+                      bool is_mine, uint32_t base) {
+  using Format = stream::Floats<Weight>;
+  float sum[SIDES] = {};
+  const uint32_t chunks = (s.linear.cols + weight::CHUNK - 1) / weight::CHUNK;
+#pragma unroll 1
+  for (uint32_t first = 0; first < chunks; first += Format::CHUNKS) {
+const uint8_t *const slot[SIDES] = {ring.look(0), ring.look(1)};
+    const uint32_t end = dev::least(Format::CHUNKS, chunks - first);
+    // Short code: a stage runs it once or twice, and each line of it must be fetched.
+#pragma unroll 1
+    for (uint32_t chunk = dev::lane(); chunk < end; chunk += 32) {
+      const weight::Chunk y = weight::load_floats(x + (first + chunk) * weight::CHUNK);
+#pragma unroll
+      for (uint32_t o = 0; o < SIDES; ++o) {
+        const weight::Chunk w = Weight::widen(Weight::fetch(slot[o], chunk));
+#pragma unroll
+        for (uint32_t c = 0; c < weight::CHUNK; ++c) sum[o] = dev::fma(w.x[c], y.x[c], sum[o]);
+      }
+    }
+    ring.give_back(SIDES);
+  }
+#pragma unroll
+  for (uint32_t o = 0; o < SIDES; ++o) sum[o] = dev::warp_sum(sum[o]);
+  if (is_mine) fate.write(s, dev::lane() == 0 ? sum[0] : sum[1], sum[1], base);
+}
+
+/// A unit of an integer format, a tile, or one of gate and one of up. Barriers of the team inside.
+template <bool INT4> DOGE_DEVICE bool ask(stream::Ints<INT4>, Fate &fate, const DogeCudaStage &s, uint32_t unit) {
+  const DogeCudaProjection &p = s.is_gated ? s.linear.projection[0] : projection::find(s.linear.projection, unit, DOGE_TILE);
+  const uint32_t local = unit * DOGE_TILE + dev::thread();
+  if (dev::thread() >= DOGE_TILE || local >= p.out_features) return false;
+  uint32_t output = local;
+  for (const DogeCudaProjection *before = s.linear.projection; before != &p; ++before) output += before->out_features;
+  fate.ask(s, p, output, local);
+  return true;
+}
+
+template <bool INT4>
+DOGE_DEVICE void unit(stream::Ints<INT4>, stream::Ring<stream::Ints<INT4>> &ring, const DogeCudaStage &s, Shared &shared, const float *x, Fate &fate,
+                      bool is_mine, uint32_t base) {
+  using Format = stream::Ints<INT4>;
+  using Tile = weight::IntTile<INT4>;
+  const uint32_t groups = (s.linear.cols + DOGE_GROUP - 1) / DOGE_GROUP, turns = Format::turns(s, ring.warp);
+  const uint32_t row = dev::thread() % DOGE_TILE, part = dev::thread() / DOGE_TILE;
+  float sum[SIDES] = {};
+  // Two pieces side by side, of gate and up or of two turns: a group's sum is a chain.
+#pragma unroll 1
+  for (uint32_t turn = 0; turn < turns; turn += s.is_gated ? 1 : 2) {
+    const uint32_t pieces = s.is_gated ? 2 : dev::least(2, turns - turn);
+    const uint8_t *slot[2];
+    uint32_t group[2], quads[2];
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+      slot[i] = ring.look(i < pieces ? i : 0);
+      group[i] = part + PARTS * (s.is_gated ? turn : dev::least(turn + i, turns - 1));
+      // Columns beyond the row's padding would be another row's; their quants are zero.
+      quads[i] = group[i] < groups && i < pieces ? dev::least(8, (s.linear.x_stride - group[i] * DOGE_GROUP) / 4) : 0;
+    }
+    float dot[2] = {};
+#pragma unroll 4
+    for (uint32_t quad = 0; quad < 8; ++quad) {
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) {
+        if (quad >= quads[i]) continue;
+        const uint32_t word = Tile::word(slot[i], row, group[i] % 2, INT4 ? quad % 4 : quad);
+        const dev::Words4 y = dev::load16(x + group[i] * DOGE_GROUP + 4 * quad);
+#pragma unroll
+        for (uint32_t c = 0; c < 4; ++c) dot[i] = dev::fma(Tile::quant(word, c, quad >= 4), dev::from_bits(y.w[c]), dot[i]);
+      }
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+      float &to = sum[i == 1 && s.is_gated ? 1 : 0];
+      if (quads[i] > 0) to = dev::fma(dot[i], Tile::scale(slot[i], row, group[i] % 2), to);
+    }
+    ring.give_back(pieces);
+  }
+  auto &all = shared.part[dev::team()];
+#pragma unroll
+  for (uint32_t side = 0; side < SIDES; ++side) all[side][part][row] = sum[side];
+  dev::sync();
+  if (is_mine) {
+    float total[SIDES] = {};
+#pragma unroll
+    for (uint32_t side = 0; side < SIDES; ++side) {
+      for (uint32_t i = 0; i < PARTS; ++i) total[side] += all[side][i][row];
+    }
+    fate.write(s, total[0], total[1], base);
+  }
+  dev::sync();
+}
+
+template <class Format> DOGE_DEVICE void project(const DogeCudaTokenArgs &a, Shared &shared, uint32_t base) {
+  constexpr uint32_t AHEAD = DOGE_CUDA_STAGES_AHEAD - 2; // two slots' readers may still be there
+  const uint32_t thread = dev::team() * THREADS + dev::thread();
+#pragma unroll 1
+  for (uint32_t i = 0; i < dev::least(AHEAD, a.n_stages); ++i) copy_words(shared.stages[i], a.stages[i], thread, TEAMS * THREADS);
+#pragma unroll 1
+  for (uint32_t i = thread + dev::block_x() * TEAMS * THREADS; i < a.n_x; i += a.n_blocks * TEAMS * THREADS) dev::publish(a.stream + i, a.x[i], base);
+  dev::sync_teams<TEAMS>();
+  stream::Ring<Format> ring;
+  ring.begin(a, dev::ring() + sizeof(Tiles), shared.arrival[0][0], dev::team() * stream::WARPS + dev::warp());
+#pragma unroll 1
+  for (uint32_t i = 0; i < a.n_stages; ++i) {
+    const DogeCudaStage &s = shared.stages[i % DOGE_CUDA_STAGES_AHEAD];
+    row_norm::Row &row = shared.row[i % 2];
+    // Of a later stage, while this one's input is on its way.
+    uint32_t word = 0;
+    const uint32_t later = i + AHEAD, units = s.units;
+    const bool copies = later < a.n_stages && thread < sizeof(DogeCudaStage) / 4;
+    if (copies) word = reinterpret_cast<const uint32_t *>(a.stages + later)[thread];
+    bool begun = false;
+#pragma unroll 1
+    for (uint32_t u = ring.first_unit(s);; u += ring.workers) {
+      Fate fate;
+      const bool is_mine = u < units && ask(Format{}, fate, s, u);
+      if (!begun) {
+        STAMP(i * 6, 0);
+        // A stage of few units is nothing to some blocks: they must not look for inputs that may be gone when they come.
+        const uint32_t block = dev::block_x() >= s.shift_blocks ? dev::block_x() - s.shift_blocks : dev::block_x() + a.n_blocks - s.shift_blocks;
+        if (block < units) input(shared, row, s, base + s.tag_of_words);
+        STAMP(i * 6, 1);
+        if (copies) reinterpret_cast<uint32_t *>(shared.stages + later % DOGE_CUDA_STAGES_AHEAD)[thread] = word;
+        dev::sync_teams<TEAMS>();
+        STAMP(i * 6, 2);
+        begun = true;
+      }
+      if (u >= units) break;
+      unit(Format{}, ring, s, shared, row.x, fate, is_mine, base);
+      STAMP(i * 6, 3);
+    }
+    STAMP(i * 6, 4);
+  }
+}
+
+/// Attention's words of one head, when all of its tiles are there, merged in ascending order.
+DOGE_DEVICE void merge_tiles(const DogeCudaTokenAttention &t, uint32_t head, uint32_t tiles, uint32_t tag) {
+  constexpr uint32_t AT_ONCE = 4;
+  const uint32_t head_dim = t.decode.attention.head_dim, c = dev::thread(), size = 2 + head_dim;
+  if (c >= head_dim) return;
+  const uint64_t *const partial = t.partial + (size_t)head * t.decode.tiles * size;
+  float largest = -dev::infinity(), sum = 0.0f, out = 0.0f;
+  for (uint32_t first = 0; first < tiles; first += AT_ONCE) {
+    uint64_t word[AT_ONCE][3];
+    bool all;
+    do {
+#pragma unroll
+      for (uint32_t i = 0; i < AT_ONCE; ++i) {
+        const uint64_t *const of_tile = partial + dev::least(first + i, tiles - 1) * size;
+        word[i][0] = dev::look1(of_tile), word[i][1] = dev::look1(of_tile + 1), word[i][2] = dev::look1(of_tile + 2 + c);
+      }
+      all = true;
+#pragma unroll
+      for (uint32_t i = 0; i < 3 * AT_ONCE; ++i) all = all && words::is_here(word[i / 3][i % 3], tag);
+      if (!all) dev::pause();
+    } while (!all);
+#pragma unroll
+    for (uint32_t i = 0; i < AT_ONCE; ++i) {
+      const float x = words::value(word[i][2]);
+      if (first + i < tiles) attention::merge(largest, sum, &out, 1, words::value(word[i][0]), words::value(word[i][1]), &x);
+    }
+  }
+  dev::publish(t.out + (size_t)head * head_dim + c, attention::quotient(out, sum), tag);
+}
+
+/// The token's q of the unit's heads, k of its K/V head, and v, in shared memory. Barriers of the team inside.
+DOGE_DEVICE decode_attention::Fresh fetch(Attention &shared, const DogeCudaTokenAttention &t, const attention::Rows &rows, uint32_t kv_head, uint32_t tag) {
+  const DogeCudaAttentionArgs &a = t.decode.attention;
+  const uint32_t c = 4 * dev::lane(), d = a.head_dim;
+  dev::sync(); // what stood there was read
+  if (dev::warp() <= decode_attention::ROWS) {
+    const bool is_q = dev::warp() < decode_attention::ROWS;
+    dev::Words4 quad[1];
+    words::await(quad, is_q ? t.q + rows.head((int)dev::warp()) * d : t.k + kv_head * d, c, 0, d, tag);
+    for (uint32_t j = 0; j < 4; ++j) (is_q ? shared.q[dev::warp()] : shared.k)[c + j] = dev::from_bits(quad[0].w[j]);
+  }
+  const uint32_t v_cols = a.kept.kv_heads * d;
+  for (uint32_t i = 4 * dev::thread(); i < t.decode.score.v_stride; i += 4 * THREADS) {
+    dev::Words4 quad[1];
+    words::await(quad, t.v, i, 0, v_cols, tag);
+    for (uint32_t j = 0; j < 4; ++j) shared.v[i + j] = dev::from_bits(quad[0].w[j]);
+  }
+  dev::sync();
+  decode_attention::Fresh fresh = {{}, shared.k, shared.v};
+#pragma unroll
+  for (int r = 0; r < decode_attention::ROWS; ++r) fresh.q[r] = shared.q[r];
+  return fresh;
+}
+
+/// Has the keys of a tile brought, begin .. end. Barriers of the team inside.
+DOGE_DEVICE void bring(Attention &shared, Tiles &tiles, const DogeCudaAttentionArgs &a, uint32_t m, uint32_t begin, uint32_t end) {
+  const attention::Keys keys = attention::keys_of(a, m, false);
+  const uint32_t t = dev::lane(), row_bytes = a.kept.kv_row * sizeof(float);
+  dev::fence_async(); // what stood there was read, and written to
+  dev::sync();
+  if (dev::thread() == 0) dev::expect(&shared.arrival, (end - begin) * 2 * row_bytes);
+  dev::sync();
+  if (begin + t >= end) return;
+  if (dev::warp() == 0) {
+    const uint32_t row = keys.row[begin + t];
+    dev::copy_bulk(tiles.k + t * a.kept.kv_row, keys.arena_k + (size_t)row * a.kept.kv_row, row_bytes, &shared.arrival);
+    dev::copy_bulk(tiles.v + t * a.kept.kv_row, keys.arena_v + (size_t)row * a.kept.kv_row, row_bytes, &shared.arrival);
+  } else if (dev::warp() == 1) {
+    shared.mask[t] = keys.mask[begin + t];
+  }
+}
+
+/// One tile of a mask head's keys under some of its heads.
+DOGE_DEVICE void attend(const DogeCudaTokenArgs &a_, uint32_t st, Attention &shared, Tiles &tiles, const DogeCudaTokenAttention &t, uint32_t tile,
+                        const attention::Rows &rows, uint32_t count, uint32_t place, uint32_t &parity, uint32_t base) {
+  using namespace decode_attention;
+  const DogeCudaAttentionArgs &a = t.decode.attention;
+  const uint32_t m = rows.m, kv_head = m / (a.kept.mask_heads / a.kept.kv_heads), begin = tile * DOGE_CUDA_TILE;
+  bring(shared, tiles, a, m, begin, dev::least(begin + DOGE_CUDA_TILE, count));
+  { const DogeCudaTokenArgs &a = a_; STAMP(st, 1); (void)a; }
+  const Fresh fresh = fetch(shared, t, rows, kv_head, base + t.tag_of_words);
+  { const DogeCudaTokenArgs &a = a_; STAMP(st, 2); (void)a; }
+  begin_token(shared.decode, t.decode, fresh, m);
+  dev::wait(&shared.arrival, parity);
+  parity ^= 1;
+  dev::sync();
+  { const DogeCudaTokenArgs &a = a_; STAMP(st, 3); (void)a; }
+  const kept::Choice choice = kept::choose(a.kept, m, count, shared.decode.mask, place);
+  const uint32_t c = dev::thread(), own = choice.slot - begin, n = dev::least(DOGE_CUDA_TILE, choice.count - begin);
+  if (own < n) {
+    const uint32_t at = own * a.kept.kv_row + c;
+    if (c < a.head_dim) tiles.k[at] = shared.decode.k[c], tiles.v[at] = shared.v[kv_head * a.head_dim + c];
+    if (c == 0) shared.mask[own] = shared.decode.mask;
+  }
+  dev::sync();
+  const Keys keys = {shared.row, nullptr, nullptr, shared.mask, tiles.k, tiles.v, nullptr, nullptr};
+  Sums<ROWS, 1> sums;
+  begin_sums(sums);
+  add_tile(shared.decode.tile, a, keys, rows, ALL, 0, n, sums);
+  { const DogeCudaTokenArgs &a = a_; STAMP(st, 4); (void)a; }
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    if (rows.first + r >= rows.end) continue;
+    uint64_t *const partial = t.partial + ((size_t)rows.head(r) * t.decode.tiles + tile) * (2 + a.head_dim);
+    if (c == 0) dev::publish(partial, sums.largest[r], base + t.tag), dev::publish(partial + 1, sums.sum[r], base + t.tag);
+    if (c < a.head_dim) dev::publish(partial + 2 + c, sums.out[r][0], base + t.tag);
+  }
+}
+
+/// The token's key into the sets of a K/V head, when all have looked at them.
+DOGE_DEVICE void put_away(Attention &shared, const DogeCudaTokenAttention &t, uint32_t kv_head, uint32_t count, uint32_t place, uint32_t base) {
+  const DogeCudaAttentionArgs &a = t.decode.attention;
+  const uint32_t masks = a.kept.mask_heads / a.kept.kv_heads, heads = a.q_heads / a.kept.kv_heads, d = a.head_dim;
+  for (uint32_t h = dev::thread(); h < heads; h += THREADS) words::await(t.out + (size_t)(kv_head * heads + h) * d, base + t.tag);
+  const attention::Rows rows = {0, 1, a.q_heads / a.kept.mask_heads, kv_head * masks};
+  const decode_attention::Fresh fresh = fetch(shared, t, rows, kv_head, base + t.tag_of_words);
+  for (uint32_t m = kv_head * masks; m < (kv_head + 1) * masks; ++m) {
+    decode_attention::begin_token(shared.decode, t.decode, fresh, m);
+    dev::sync();
+    if (dev::thread() == 0) t.decode.score.out[m] = shared.decode.mask;
+    dev::sync();
+  }
+  decode_attention::keep(shared.decode, t.decode, shared.v + kv_head * d, kv_head, count, place);
+}
+
+/// What the third team of each block does: a layer's units are tiles of all its mask heads.
+DOGE_DEVICE void attend(const DogeCudaTokenArgs &a, Attention &shared, uint32_t base) {
+  using decode_attention::ROWS;
+  Tiles &tiles_of = *reinterpret_cast<Tiles *>(dev::ring());
+  uint32_t parity = 0;
+  for (uint32_t i = dev::thread(); i < (ROWS + 1) * attention::HEAD_DIM_MAX; i += THREADS) {
+    (i / attention::HEAD_DIM_MAX < ROWS ? shared.decode.tile.q[i / attention::HEAD_DIM_MAX] : shared.decode.k)[i % attention::HEAD_DIM_MAX] = 0.0f;
+  }
+  if (dev::thread() < DOGE_CUDA_TILE) shared.row[dev::thread()] = dev::thread();
+  if (dev::thread() == 0) dev::begin_arrivals(&shared.arrival);
+#pragma unroll 1
+  for (uint32_t layer = 0; layer < a.n_layers; ++layer) {
+    dev::sync();
+    STAMP(2048 + layer * 10, 0);
+    copy_words(shared.at, a.attentions[layer], dev::thread(), THREADS);
+    dev::sync();
+    {
+      const DogeCudaDecodeArgs &d = shared.at.decode;
+      const uint32_t stride = d.score.v_stride;
+      for (uint32_t i = dev::thread() * 32; i < stride * d.score.n_heads; i += THREADS * 32) dev::prefetch(d.score.dt_weight + i);
+      if (d.rope.q_weight != nullptr) dev::prefetch(d.rope.q_weight + dev::lane() * 4);
+      if (d.rope.k_weight != nullptr) dev::prefetch(d.rope.k_weight + dev::lane() * 4);
+      dev::prefetch(d.score.A);
+    }
+    const DogeCudaTokenAttention &t = shared.at;
+    const DogeCudaKept &kept = t.decode.attention.kept;
+    // Every token is offered to every set, so this is how many slots are in use.
+    const uint32_t place = t.decode.attention.at->place, count = dev::least(place, kept.n_slots);
+    const uint32_t tiles = (dev::least(count + 1, kept.n_slots) + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
+    const uint32_t heads = t.decode.attention.q_heads / kept.mask_heads, groups = (heads + ROWS - 1) / ROWS;
+    const uint32_t all = kept.mask_heads * groups;
+    const auto rows_of = [&](uint32_t i) { return attention::Rows{i % groups * ROWS, heads, heads, i / groups}; };
+    for (uint32_t u = dev::block_x(); u < tiles * all; u += a.n_blocks) attend(a, 2048 + layer * 10, shared, tiles_of, t, u / all, rows_of(u % all), count, place, parity, base);
+    STAMP(2048 + layer * 10, 5);
+    for (uint32_t i = dev::block_x(); i < all; i += a.n_blocks) {
+      const attention::Rows rows = rows_of(i);
+      for (int r = 0; r < ROWS && rows.first + r < rows.end; ++r) merge_tiles(t, rows.head(r), tiles, base + t.tag);
+    }
+    STAMP(2048 + layer * 10, 6);
+    if (t.decode.attention.at->stopped != 0) continue;
+    for (uint32_t kv_head = dev::block_x(); kv_head < kept.kv_heads; kv_head += a.n_blocks) put_away(shared, t, kv_head, count, place, base);
+    STAMP(2048 + layer * 10, 7);
+  }
+}
+
+template <class Format> DOGE_DEVICE void token(const DogeCudaTokenArgs &a) {
+  Shared &shared = dev::shared<Shared>();
+  const uint32_t base = 1 + a.launch[0] * a.n_tags;
+  if (dev::team() == 0) {
+    for (uint32_t i = dev::thread(); i < TEAMS * stream::WARPS * 2 * DOGE_CUDA_SLOTS_MAX; i += THREADS) dev::begin_arrivals(shared.arrival[0][0] + i);
+  }
+  dev::sync_teams<DOGE_CUDA_TOKEN_TEAMS>(); // all know which launch this is
+  if (dev::team() < TEAMS) project<Format>(a, shared, base);
+  else if (dev::team() == TEAMS) attend(a, shared.attention, base);
+  else if (dev::warp() == 0) stream::bring<Format>(a, dev::ring() + sizeof(Tiles), shared.arrival[0][0]);
+  if (dev::team() != 0 || dev::thread() != 0 || dev::add(a.launch + 1, 1) != a.n_blocks - 1) return;
+  a.launch[1] = 0, ++a.launch[0]; // for the next one
+}
+
+}  // namespace
+
+// The copy engine is there from sm_90 on.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define DOGE_TOKEN(...)
+#else
+#define DOGE_TOKEN(...) token<__VA_ARGS__>(a)
+#endif
+DOGE_TEAM_KERNEL(doge_token_f32, DOGE_TEAMS, DogeCudaTokenArgs) { DOGE_TOKEN(stream::Floats<weight::F32>); }
+DOGE_TEAM_KERNEL(doge_token_bf16, DOGE_TEAMS, DogeCudaTokenArgs) { DOGE_TOKEN(stream::Floats<weight::Bf16>); }
+DOGE_TEAM_KERNEL(doge_token_f16, DOGE_TEAMS, DogeCudaTokenArgs) { DOGE_TOKEN(stream::Floats<weight::F16>); }
+DOGE_TEAM_KERNEL(doge_token_int8, DOGE_TEAMS, DogeCudaTokenArgs) { DOGE_TOKEN(stream::Ints<false>); }
+DOGE_TEAM_KERNEL(doge_token_int4, DOGE_TEAMS, DogeCudaTokenArgs) { DOGE_TOKEN(stream::Ints<true>); }
