@@ -252,9 +252,9 @@ typedef struct DogeCudaDecodeArgs {
  * as words: a float's bits below, above them the number of the step that made it. Whoever needs a word looks until it has the
  * number, so that no block waits for anything but its own inputs. */
 /* Teams of DOGE_CUDA_THREADS in a block: those that do projections, one for attention, one that brings weights. */
-enum { DOGE_CUDA_TOKEN_PROJECTORS = 4, DOGE_CUDA_TOKEN_TEAMS = DOGE_CUDA_TOKEN_PROJECTORS + 2 };
+enum { DOGE_CUDA_TOKEN_PROJECTORS = 2, DOGE_CUDA_TOKEN_TEAMS = DOGE_CUDA_TOKEN_PROJECTORS + 2 };
 enum { DOGE_CUDA_STAGES_AHEAD = 8 };     /* stages that a block has at hand */
-enum { DOGE_CUDA_SLOTS_MAX = 16 };        /* of a warp's ring of weights */
+enum { DOGE_CUDA_SLOTS_MAX = 32 };        /* of a warp's ring of weights */
 enum { DOGE_CUDA_TOKEN_KV_MAX = 1024 };   /* channels of all K/V heads */
 enum { DOGE_CUDA_TOKEN_COLS_MAX = DOGE_CUDA_NORM_COLS_MAX }; /* columns of a projection */
 

@@ -143,7 +143,12 @@ DOGE_DEVICE void begin_token(Shared &shared, const DogeCudaDecodeArgs &d, const 
   }
   for (uint32_t i = dev::warp() - 1; i <= ROWS; i += THREADS / 32 - 1) {
     const bool is_q = i < (uint32_t)ROWS;
-    rotate(d.rope, 0, is_q ? fresh.q[i] : fresh.k, is_q ? d.rope.q_weight : d.rope.k_weight, is_q ? shared.tile.q[i] : shared.k, true);
+    const float *from = fresh.k;
+#pragma unroll
+    for (uint32_t r = 0; r < ROWS; ++r) {
+      if (i == r) from = fresh.q[r];
+    }
+    rotate(d.rope, 0, from, is_q ? d.rope.q_weight : d.rope.k_weight, is_q ? shared.tile.q[i] : shared.k, true);
   }
 }
 

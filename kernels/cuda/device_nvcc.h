@@ -35,11 +35,7 @@ DOGE_DEVICE uint64_t look1(const uint64_t *p) {
   asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(r) : "l"(p) : "memory");
   return r;
 }
-DOGE_DEVICE void pause() {
-#ifdef V_SLEEP
-  __nanosleep(V_SLEEP);
-#endif
-}
+DOGE_DEVICE void pause() { __nanosleep(64); }
 DOGE_DEVICE void prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 #if __CUDA_ARCH__ >= 900
 DOGE_DEVICE uint32_t address(const void *shared) { return (uint32_t)__cvta_generic_to_shared(shared); }
@@ -50,11 +46,6 @@ DOGE_DEVICE void expect(uint64_t *a, uint32_t bytes) {
   asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }" ::"r"(address(a)), "r"(bytes) : "memory");
 }
 DOGE_DEVICE void copy_bulk(void *to, const void *from, uint32_t bytes, uint64_t *a) {
-#ifdef V_EVICT
-  asm volatile("{ .reg .b64 p; createpolicy.fractional.L2::evict_first.b64 p, 1.0; cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], p; }"
-               ::"r"(address(to)), "l"(from), "r"(bytes), "r"(address(a)) : "memory");
-  return;
-#endif
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                ::"r"(address(to)), "l"(from), "r"(bytes), "r"(address(a)) : "memory");
 }

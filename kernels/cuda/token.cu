@@ -10,6 +10,7 @@
 #include "weight_stream.h"
 #include "words.h"
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 namespace {
 
 constexpr uint32_t TEAMS = stream::TEAMS, SIDES = stream::SIDES;
@@ -48,12 +49,6 @@ template <class T> DOGE_DEVICE void copy_words(T &to, const T &from, uint32_t th
   }
 }
 
-
-#ifdef DOGE_STAMPS
-#define STAMP(base, i) if (dev::lane() == 0 && dev::warp() == 0 && (dev::block_x() % 44) == 0) a.launch[2 + dev::block_x() / 44 * 4096 + (base) + (i)] = (uint32_t)clock64()
-#else
-#define STAMP(base, i)
-#endif
 /// The input of a stage, normed where that is asked for, in shared memory. Barriers of the projections' teams inside.
 DOGE_DEVICE void input(Shared &shared, row_norm::Row &row, const DogeCudaStage &s, uint32_t tag) {
   constexpr uint32_t STEP = 4 * TEAMS * THREADS, N = DOGE_CUDA_TOKEN_COLS_MAX / STEP;
@@ -97,12 +92,6 @@ DOGE_DEVICE void input(Shared &shared, row_norm::Row &row, const DogeCudaStage &
     dev::store16(row.x + c, x[i]);
   }
 }
-
-#ifdef DOGE_STAMPS
-#define STAMP(base, i) if (dev::lane() == 0 && dev::warp() == 0 && (dev::block_x() % 44) == 0) a.launch[2 + dev::block_x() / 44 * 4096 + (base) + (i)] = (uint32_t)clock64()
-#else
-#define STAMP(base, i)
-#endif
 
 /// What becomes of an output: asked for before there is one.
 struct Fate {
@@ -192,40 +181,29 @@ DOGE_DEVICE void unit(stream::Ints<INT4>, stream::Ring<stream::Ints<INT4>> &ring
                       bool is_mine, uint32_t base) {
   using Format = stream::Ints<INT4>;
   using Tile = weight::IntTile<INT4>;
-  const uint32_t groups = (s.linear.cols + DOGE_GROUP - 1) / DOGE_GROUP, turns = Format::turns(s, ring.warp);
+  const uint32_t groups = (s.linear.cols + DOGE_GROUP - 1) / DOGE_GROUP, turns = Format::turns(s, ring.warp), sides = Format::sides(s);
   const uint32_t row = dev::thread() % DOGE_TILE, part = dev::thread() / DOGE_TILE;
   float sum[SIDES] = {};
-  // Two pieces side by side, of gate and up or of two turns: a group's sum is a chain.
 #pragma unroll 1
-  for (uint32_t turn = 0; turn < turns; turn += s.is_gated ? 1 : 2) {
-    const uint32_t pieces = s.is_gated ? 2 : dev::least(2, turns - turn);
-    const uint8_t *slot[2];
-    uint32_t group[2], quads[2];
+  for (uint32_t turn = 0; turn < turns; ++turn) {
+    const uint32_t group = part + PARTS * turn;
+    // Columns beyond the row's padding would be another row's; their quants are zero.
+    const uint32_t quads = group < groups ? dev::least(8, (s.linear.x_stride - group * DOGE_GROUP) / 4) : 0;
 #pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
-      slot[i] = ring.look(i < pieces ? i : 0);
-      group[i] = part + PARTS * (s.is_gated ? turn : dev::least(turn + i, turns - 1));
-      // Columns beyond the row's padding would be another row's; their quants are zero.
-      quads[i] = group[i] < groups && i < pieces ? dev::least(8, (s.linear.x_stride - group[i] * DOGE_GROUP) / 4) : 0;
-    }
-    float dot[2] = {};
-#pragma unroll 4
-    for (uint32_t quad = 0; quad < 8; ++quad) {
+    for (uint32_t side = 0; side < SIDES; ++side) {
+      if (side >= sides) continue;
+      const uint8_t *const slot = ring.look(0);
+      float dot = 0.0f;
+#pragma unroll 2
+      for (uint32_t quad = 0; quad < quads; ++quad) {
+        const uint32_t word = Tile::word(slot, row, group % 2, INT4 ? quad % 4 : quad);
+        const dev::Words4 y = dev::load16(x + group * DOGE_GROUP + 4 * quad);
 #pragma unroll
-      for (uint32_t i = 0; i < 2; ++i) {
-        if (quad >= quads[i]) continue;
-        const uint32_t word = Tile::word(slot[i], row, group[i] % 2, INT4 ? quad % 4 : quad);
-        const dev::Words4 y = dev::load16(x + group[i] * DOGE_GROUP + 4 * quad);
-#pragma unroll
-        for (uint32_t c = 0; c < 4; ++c) dot[i] = dev::fma(Tile::quant(word, c, quad >= 4), dev::from_bits(y.w[c]), dot[i]);
+        for (uint32_t c = 0; c < 4; ++c) dot = dev::fma(Tile::quant(word, c, quad >= 4), dev::from_bits(y.w[c]), dot);
       }
+      if (quads > 0) sum[side] = dev::fma(dot, Tile::scale(slot, row, group % 2), sum[side]);
+      ring.give_back(1);
     }
-#pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
-      float &to = sum[i == 1 && s.is_gated ? 1 : 0];
-      if (quads[i] > 0) to = dev::fma(dot[i], Tile::scale(slot[i], row, group[i] % 2), to);
-    }
-    ring.give_back(pieces);
   }
   auto &all = shared.part[dev::team()];
 #pragma unroll
@@ -267,21 +245,16 @@ template <class Format> DOGE_DEVICE void project(const DogeCudaTokenArgs &a, Sha
       Fate fate;
       const bool is_mine = u < units && ask(Format{}, fate, s, u);
       if (!begun) {
-        STAMP(i * 6, 0);
         // A stage of few units is nothing to some blocks: they must not look for inputs that may be gone when they come.
         const uint32_t block = dev::block_x() >= s.shift_blocks ? dev::block_x() - s.shift_blocks : dev::block_x() + a.n_blocks - s.shift_blocks;
         if (block < units) input(shared, row, s, base + s.tag_of_words);
-        STAMP(i * 6, 1);
         if (copies) reinterpret_cast<uint32_t *>(shared.stages + later % DOGE_CUDA_STAGES_AHEAD)[thread] = word;
         dev::sync_teams<TEAMS>();
-        STAMP(i * 6, 2);
         begun = true;
       }
       if (u >= units) break;
       unit(Format{}, ring, s, shared, row.x, fate, is_mine, base);
-      STAMP(i * 6, 3);
     }
-    STAMP(i * 6, 4);
   }
 }
 
@@ -324,13 +297,14 @@ DOGE_DEVICE decode_attention::Fresh fetch(Attention &shared, const DogeCudaToken
     const bool is_q = dev::warp() < decode_attention::ROWS;
     dev::Words4 quad[1];
     words::await(quad, is_q ? t.q + rows.head((int)dev::warp()) * d : t.k + kv_head * d, c, 0, d, tag);
-    for (uint32_t j = 0; j < 4; ++j) (is_q ? shared.q[dev::warp()] : shared.k)[c + j] = dev::from_bits(quad[0].w[j]);
+    dev::store16((is_q ? shared.q[dev::warp()] : shared.k) + c, quad[0]);
   }
-  const uint32_t v_cols = a.kept.kv_heads * d;
-  for (uint32_t i = 4 * dev::thread(); i < t.decode.score.v_stride; i += 4 * THREADS) {
+  const uint32_t v_cols = a.kept.kv_heads * d, v_stride = t.decode.score.v_stride;
+  for (uint32_t first = 0; first < v_stride; first += 4 * THREADS) {
+    const uint32_t i = first + 4 * dev::thread();
     dev::Words4 quad[1];
     words::await(quad, t.v, i, 0, v_cols, tag);
-    for (uint32_t j = 0; j < 4; ++j) shared.v[i + j] = dev::from_bits(quad[0].w[j]);
+    if (i < v_stride) dev::store16(shared.v + i, quad[0]);
   }
   dev::sync();
   decode_attention::Fresh fresh = {{}, shared.k, shared.v};
@@ -358,20 +332,17 @@ DOGE_DEVICE void bring(Attention &shared, Tiles &tiles, const DogeCudaAttentionA
 }
 
 /// One tile of a mask head's keys under some of its heads.
-DOGE_DEVICE void attend(const DogeCudaTokenArgs &a_, uint32_t st, Attention &shared, Tiles &tiles, const DogeCudaTokenAttention &t, uint32_t tile,
+DOGE_DEVICE void attend(Attention &shared, Tiles &tiles, const DogeCudaTokenAttention &t, uint32_t tile,
                         const attention::Rows &rows, uint32_t count, uint32_t place, uint32_t &parity, uint32_t base) {
   using namespace decode_attention;
   const DogeCudaAttentionArgs &a = t.decode.attention;
   const uint32_t m = rows.m, kv_head = m / (a.kept.mask_heads / a.kept.kv_heads), begin = tile * DOGE_CUDA_TILE;
   bring(shared, tiles, a, m, begin, dev::least(begin + DOGE_CUDA_TILE, count));
-  { const DogeCudaTokenArgs &a = a_; STAMP(st, 1); (void)a; }
   const Fresh fresh = fetch(shared, t, rows, kv_head, base + t.tag_of_words);
-  { const DogeCudaTokenArgs &a = a_; STAMP(st, 2); (void)a; }
   begin_token(shared.decode, t.decode, fresh, m);
   dev::wait(&shared.arrival, parity);
   parity ^= 1;
   dev::sync();
-  { const DogeCudaTokenArgs &a = a_; STAMP(st, 3); (void)a; }
   const kept::Choice choice = kept::choose(a.kept, m, count, shared.decode.mask, place);
   const uint32_t c = dev::thread(), own = choice.slot - begin, n = dev::least(DOGE_CUDA_TILE, choice.count - begin);
   if (own < n) {
@@ -384,7 +355,6 @@ DOGE_DEVICE void attend(const DogeCudaTokenArgs &a_, uint32_t st, Attention &sha
   Sums<ROWS, 1> sums;
   begin_sums(sums);
   add_tile(shared.decode.tile, a, keys, rows, ALL, 0, n, sums);
-  { const DogeCudaTokenArgs &a = a_; STAMP(st, 4); (void)a; }
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     if (rows.first + r >= rows.end) continue;
@@ -423,7 +393,6 @@ DOGE_DEVICE void attend(const DogeCudaTokenArgs &a, Attention &shared, uint32_t 
 #pragma unroll 1
   for (uint32_t layer = 0; layer < a.n_layers; ++layer) {
     dev::sync();
-    STAMP(2048 + layer * 10, 0);
     copy_words(shared.at, a.attentions[layer], dev::thread(), THREADS);
     dev::sync();
     {
@@ -442,16 +411,13 @@ DOGE_DEVICE void attend(const DogeCudaTokenArgs &a, Attention &shared, uint32_t 
     const uint32_t heads = t.decode.attention.q_heads / kept.mask_heads, groups = (heads + ROWS - 1) / ROWS;
     const uint32_t all = kept.mask_heads * groups;
     const auto rows_of = [&](uint32_t i) { return attention::Rows{i % groups * ROWS, heads, heads, i / groups}; };
-    for (uint32_t u = dev::block_x(); u < tiles * all; u += a.n_blocks) attend(a, 2048 + layer * 10, shared, tiles_of, t, u / all, rows_of(u % all), count, place, parity, base);
-    STAMP(2048 + layer * 10, 5);
+    for (uint32_t u = dev::block_x(); u < tiles * all; u += a.n_blocks) attend(shared, tiles_of, t, u / all, rows_of(u % all), count, place, parity, base);
     for (uint32_t i = dev::block_x(); i < all; i += a.n_blocks) {
       const attention::Rows rows = rows_of(i);
       for (int r = 0; r < ROWS && rows.first + r < rows.end; ++r) merge_tiles(t, rows.head(r), tiles, base + t.tag);
     }
-    STAMP(2048 + layer * 10, 6);
     if (t.decode.attention.at->stopped != 0) continue;
     for (uint32_t kv_head = dev::block_x(); kv_head < kept.kv_heads; kv_head += a.n_blocks) put_away(shared, t, kv_head, count, place, base);
-    STAMP(2048 + layer * 10, 7);
   }
 }
 
@@ -471,12 +437,11 @@ template <class Format> DOGE_DEVICE void token(const DogeCudaTokenArgs &a) {
 
 }  // namespace
 
-// The copy engine is there from sm_90 on.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-#define DOGE_TOKEN(...)
-#else
 #define DOGE_TOKEN(...) token<__VA_ARGS__>(a)
+#else // before sm_90 there is no copy engine, and nothing launches these
+#define DOGE_TOKEN(...) (void)a
 #endif
+
 DOGE_TEAM_KERNEL(doge_token_f32, DOGE_TEAMS, DogeCudaTokenArgs) { DOGE_TOKEN(stream::Floats<weight::F32>); }
 DOGE_TEAM_KERNEL(doge_token_bf16, DOGE_TEAMS, DogeCudaTokenArgs) { DOGE_TOKEN(stream::Floats<weight::Bf16>); }
 DOGE_TEAM_KERNEL(doge_token_f16, DOGE_TEAMS, DogeCudaTokenArgs) { DOGE_TOKEN(stream::Floats<weight::F16>); }

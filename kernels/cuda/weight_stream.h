@@ -99,7 +99,10 @@ template <class Format> DOGE_DEVICE void bring(const DogeCudaTokenArgs &a, uint8
       unit = ring.first_unit(*s), units = s->units, turns = Format::turns(*s, ring.warp);
       continue;
     }
-    if (ring.round > 0 && !dev::is_complete(ring.taken + ring.next, (ring.round - 1) % 2)) continue;
+    if (ring.round > 0 && !dev::is_complete(ring.taken + ring.next, (ring.round - 1) % 2)) {
+      dev::pause();
+      continue;
+    }
     const uint32_t bytes = Format::bytes(turn, (uint32_t)s->linear.stride_bytes);
     dev::expect(ring.arrived + ring.next, bytes);
     dev::copy_bulk(ring.slot + ring.next * Format::SLOT, Format::row(*s, unit, side) + Format::from(turn, ring.warp), bytes, ring.arrived + ring.next);

@@ -13,8 +13,9 @@ pub const MISSING_KERNELS: &str = "this build has no CUDA kernels: nvcc was not 
 /// The oldest architecture that the kernels are made for.
 const OLDEST: (i32, i32) = (8, 0);
 
-/// The oldest architecture whose launches may begin before the one before is done, as `CU_FUNC_ATTRIBUTE_PTX_VERSION` has it.
-const WAITS_FROM: i32 = 90;
+/// The oldest architecture whose launches may begin before the one before is done, and that has a copy engine, as
+/// `CU_FUNC_ATTRIBUTE_PTX_VERSION` has it.
+const HOPPER: i32 = 90;
 
 /// A GPU with the kernels on it. Cheap to clone. Its work runs in one stream, in the order given.
 #[derive(Clone)]
@@ -65,9 +66,9 @@ impl Device {
         let table = Table::load(|name| {
             let found = modules.iter().find_map(|module| module.load_function(name).ok());
             let function = found.ok_or_else(|| unavailable(format!("kernel {name} is missing from the images loaded")))?;
-            // Code made for an older architecture has no instruction to wait with.
-            let waits = function.ptx_version().map_err(of_driver)? >= WAITS_FROM;
-            Ok((function, waits))
+            // Code made for an older architecture has no instruction to wait with, and no copy engine.
+            let is_hopper = function.ptx_version().map_err(of_driver)? >= HOPPER;
+            Ok((function, is_hopper))
         })?;
         Ok(Device(Arc::new(Inner { ordinal, name, context, stream, table })))
     }
@@ -230,6 +231,8 @@ pub(super) struct Kernel {
     pub threads: u32,
     /// It waits for the launch before (kernels/cuda/device.h), so it may begin early.
     pub waits: bool,
+    /// It was compiled for an architecture that has one (sm_90 or later).
+    pub has_copy_engine: bool,
 }
 
 /// The structs of kernels/doge_cuda.h.

@@ -44,11 +44,11 @@ const WAITS: [&str; 7] =
     ["doge_embed", "doge_linear", "doge_attention_decode", "doge_rms_norm", "doge_experts", "doge_argmax", "doge_sample"];
 
 impl Table {
-    /// `function` finds a kernel by its name, and knows whether it was compiled to wait for the launch before.
+    /// `function` finds a kernel by its name, and knows whether it was compiled for sm_90 or later.
     pub fn load(function: impl Fn(&str) -> Result<(CudaFunction, bool)>) -> Result<Self> {
         let one = |name: &'static str, threads| {
-            let (function, can_wait) = function(name)?;
-            Ok(Kernel { name, function, threads, waits: can_wait && WAITS.iter().any(|begin| name.starts_with(begin)) })
+            let (function, is_hopper) = function(name)?;
+            Ok(Kernel { name, function, threads, has_copy_engine: is_hopper, waits: is_hopper && WAITS.iter().any(|begin| name.starts_with(begin)) })
         };
         let formats = |names: [&'static str; 5], threads| -> Result<PerDtype> {
             let [f32, bf16, f16, int8, int4] = names.map(|name| one(name, threads));

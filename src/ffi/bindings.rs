@@ -860,12 +860,12 @@ const _: () = {
     ["Offset of field: DogeCudaDecodeArgs::mark"][::core::mem::offset_of!(DogeCudaDecodeArgs, mark) - 424usize];
     ["Offset of field: DogeCudaDecodeArgs::tiles"][::core::mem::offset_of!(DogeCudaDecodeArgs, tiles) - 432usize];
 };
-pub const DOGE_CUDA_TOKEN_PROJECTORS: _bindgen_ty_13 = 4;
-pub const DOGE_CUDA_TOKEN_TEAMS: _bindgen_ty_13 = 6;
+pub const DOGE_CUDA_TOKEN_PROJECTORS: _bindgen_ty_13 = 2;
+pub const DOGE_CUDA_TOKEN_TEAMS: _bindgen_ty_13 = 4;
 pub type _bindgen_ty_13 = ::core::ffi::c_uint;
 pub const DOGE_CUDA_STAGES_AHEAD: _bindgen_ty_14 = 8;
 pub type _bindgen_ty_14 = ::core::ffi::c_uint;
-pub const DOGE_CUDA_SLOTS_MAX: _bindgen_ty_15 = 16;
+pub const DOGE_CUDA_SLOTS_MAX: _bindgen_ty_15 = 32;
 pub type _bindgen_ty_15 = ::core::ffi::c_uint;
 pub const DOGE_CUDA_TOKEN_KV_MAX: _bindgen_ty_16 = 1024;
 pub type _bindgen_ty_16 = ::core::ffi::c_uint;

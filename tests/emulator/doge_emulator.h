@@ -6,9 +6,11 @@
 #include <string.h>
 
 #define DOGE_DEVICE inline
-#define DOGE_KERNEL(name, threads, Args)                                             \
+#define DOGE_KERNEL(name, threads, Args) DOGE_KERNEL_OF(name, threads, 1, Args)
+#define DOGE_TEAM_KERNEL(name, teams, Args) DOGE_KERNEL_OF(name, (teams) * DOGE_CUDA_THREADS, teams, Args)
+#define DOGE_KERNEL_OF(name, threads, teams, Args)                                   \
   static void name(const Args &a);                                                   \
-  static const emulator::Kernel name##_entry(#name, threads, sizeof(Args), [](const void *args) { \
+  static const emulator::Kernel name##_entry(#name, threads, teams, sizeof(Args), [](const void *args) { \
     name(*static_cast<const Args *>(args));                                          \
   });                                                                                \
   static void name(const Args &a)
@@ -24,9 +26,9 @@ struct Grid {
 
 /// A kernel by its name. Every one registers itself when the library is loaded.
 struct Kernel {
-  Kernel(const char *name, uint32_t threads, size_t args, void (*body)(const void *));
+  Kernel(const char *name, uint32_t threads, uint32_t teams, size_t args, void (*body)(const void *));
   const char *name;
-  uint32_t threads;
+  uint32_t threads, teams;
   size_t args;
   void (*body)(const void *);
   const Kernel *next;
@@ -47,14 +49,28 @@ enum Fault : uint32_t {
   FAULT_COUNT // breaks nothing, counts sites
 };
 
-/// Runs every block of a grid. NULL, or what went wrong: a deadlock, lanes at different collectives, a misaligned load,
-/// writes beyond shared memory.
-const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t seed);
+/// Runs every block of a grid, one after another or `together`, each with `ring` bytes of shared memory beside its own. NULL, or what
+/// went wrong: a deadlock, lanes at different collectives, a misaligned load, writes beyond shared memory.
+const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t seed, size_t ring, bool together);
 
-uint32_t thread();
+uint32_t thread(); // of its team
+uint32_t team();
 Grid block();
 void *shared(size_t bytes);
-void sync(const char *file, uint32_t line);
+void *ring();
+/// The barrier of the first n teams, or with 0 of the thread's own.
+void sync(uint32_t n, const char *file, uint32_t line);
+/// Lets others run; a launch in which nobody does anything else is a deadlock.
+void pause();
+
+/// Bytes from memory to shared memory, counted where an arrival is expected.
+struct Arrival {
+  uint32_t rounds; // complete
+  uint32_t expected;
+};
+void copy_bulk(void *to, const void *from, uint32_t bytes, Arrival *arrival, bool happens);
+/// Is a round of that parity complete? Has what is on its way there.
+bool is_complete(Arrival *arrival, uint32_t parity);
 
 /// What a lane brings to a collective.
 using Operand = unsigned char[48];
@@ -95,7 +111,47 @@ inline float from_bits(uint32_t x) {
   return y;
 }
 
-inline void sync(DOGE_SITE) { emulator::sync(file, line); }
+inline void sync(DOGE_SITE) { emulator::sync(0, file, line); }
+inline uint32_t team() { return emulator::team(); }
+template <int N> void sync_teams(DOGE_SITE) { emulator::sync(N, file, line); }
+inline uint8_t *ring() { return static_cast<uint8_t *>(emulator::ring()); }
+inline void pause() { emulator::pause(); }
+inline void prefetch(const void *) {}
+inline void sync_warp(DOGE_SITE) { emulator::exchange(nullptr, 0, file, line); }
+
+inline void publish(uint64_t *p, float x, uint32_t tag) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  *p = (uint64_t)tag << 32 | bits;
+}
+struct Words2 {
+  uint64_t w[2];
+};
+inline uint64_t look1(const uint64_t *p) { return *p; }
+inline Words2 look(const uint64_t *p, DOGE_SITE) {
+  if ((uintptr_t)p % 16 != 0) emulator::fail("a look at an address that is no multiple of 16", file, line);
+  return {{p[0], p[1]}};
+}
+
+inline emulator::Arrival *arrival(uint64_t *a) { return reinterpret_cast<emulator::Arrival *>(a); }
+inline void begin_arrivals(uint64_t *a) { *arrival(a) = {0, 0}; }
+inline void expect(uint64_t *a, uint32_t bytes) {
+  if (bytes == 0) ++arrival(a)->rounds;
+  else arrival(a)->expected = bytes;
+}
+inline void copy_bulk(void *to, const void *from, uint32_t bytes, uint64_t *a, DOGE_SITE) {
+  if ((uintptr_t)to % 16 != 0 || (uintptr_t)from % 16 != 0 || bytes % 16 != 0) emulator::fail("a misaligned bulk copy", file, line);
+  emulator::copy_bulk(to, from, bytes, arrival(a), !emulator::broken(emulator::FAULT_COPY, file, line));
+}
+inline void arrive(uint64_t *a) { ++arrival(a)->rounds; }
+inline bool is_complete(uint64_t *a, uint32_t parity, DOGE_SITE) {
+  return emulator::broken(emulator::FAULT_WAIT, file, line) || emulator::is_complete(arrival(a), parity);
+}
+inline void wait(uint64_t *a, uint32_t parity, DOGE_SITE) {
+  if (emulator::broken(emulator::FAULT_WAIT, file, line)) return;
+  while (!emulator::is_complete(arrival(a), parity)) emulator::pause();
+}
+inline void fence_async() {}
 /// Launches run one after another here, blocks too.
 inline void launch_next() {}
 inline void wait_for_previous() {}
@@ -130,6 +186,11 @@ inline Words4 load16(const void *p, DOGE_SITE) {
   memcpy(&x, p, 16);
   if (emulator::broken(emulator::FAULT_LOAD, file, line)) return {{x.w[1], x.w[2], x.w[3], x.w[0]}};
   return x;
+}
+
+inline void store16(void *p, const Words4 &x, DOGE_SITE) {
+  if ((uintptr_t)p % 16 != 0) emulator::fail("a 16-byte store to an address that is no multiple of 16", file, line);
+  memcpy(p, &x, 16);
 }
 
 inline float from_f16(uint16_t x) {

@@ -22,12 +22,14 @@ enum : Result {
   SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
   NOT_FOUND = 500, LAUNCH_FAILED = 719, STREAM_CAPTURE_UNSUPPORTED = 900,
 };
-enum { L2_BYTES = 38, COMPUTE_MAJOR = 75, COMPUTE_MINOR = 76, MEMORY_POOLS = 115 }; // CUdevice_attribute
+enum { MULTIPROCESSORS = 16, SHARED_OPTIN = 97, L2_BYTES = 38, COMPUTE_MAJOR = 75, COMPUTE_MINOR = 76, MEMORY_POOLS = 115 }; // CUdevice_attribute
 
 struct Launch {
   const emulator::Kernel *kernel;
   emulator::Grid grid;
   std::vector<unsigned char> args;
+  size_t ring;
+  bool together;
 };
 struct Graph {
   std::vector<Launch> launches;
@@ -55,7 +57,7 @@ Result run(const Launch &launch) {
   ++launches;
   const uint32_t mine = seed;
   if (seed > 1) ++seed;
-  const char *const error = emulator::launch(*launch.kernel, launch.grid, launch.args.data(), mine);
+  const char *const error = emulator::launch(*launch.kernel, launch.grid, launch.args.data(), mine, launch.ring, launch.together);
   if (error == nullptr) return SUCCESS;
   last_error = error;
   return LAUNCH_FAILED;
@@ -106,6 +108,8 @@ API cuDeviceGetName(char *name, int bytes, int) { return snprintf(name, (size_t)
 API cuDeviceGetAttribute(int *value, int attribute, int) {
   const int arch = (int)setting("DOGE_EMULATOR_ARCH", 90);
   switch (attribute) {
+    case MULTIPROCESSORS: *value = 3; break;
+    case SHARED_OPTIN: *value = 160 << 10; break;
     case L2_BYTES: *value = 1 << 16; break;
     case COMPUTE_MAJOR: *value = arch / 10; break;
     case COMPUTE_MINOR: *value = arch % 10; break;
@@ -129,8 +133,11 @@ API cuModuleGetFunction(void **function, void *, const char *name) {
   return *function = (void *)kernel, kernel == nullptr ? NOT_FOUND : SUCCESS;
 }
 
-/// Of PTX, as of machine code.
-API cuFuncGetAttribute(int *value, int, void *) { return *value = (int)setting("DOGE_EMULATOR_ARCH", 90), SUCCESS; }
+/// CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES: as much as any kernel has; else the version of PTX, as of machine code.
+API cuFuncGetAttribute(int *value, int attribute, void *) {
+  return *value = attribute == 1 ? 48 << 10 : (int)setting("DOGE_EMULATOR_ARCH", 90), SUCCESS;
+}
+API cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
 
 API cuMemGetInfo_v2(size_t *free, size_t *total) {
   const std::lock_guard<std::mutex> guard(lock);
@@ -159,23 +166,31 @@ API cuEventElapsedTime_v2(float *ms, void *from, void *to) {
 }
 API cuEventDestroy_v2(void *event) { return delete static_cast<Event *>(event), SUCCESS; }
 
-/// CUlaunchConfig. What its attributes allow, launches that begin early, changes nothing here: they run in order.
+struct LaunchAttribute {
+  enum { COOPERATIVE = 2 };
+  int id, padding;
+  int value[16];
+};
+/// CUlaunchConfig. Launches that may begin early run in order here.
 struct LaunchConfig {
   unsigned grid[3], block[3], shared;
-  void *stream, *attributes;
+  void *stream;
+  const LaunchAttribute *attributes;
   unsigned n_attributes;
 };
 
 API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **params, void **) {
   const auto *const kernel = static_cast<const emulator::Kernel *>(function);
   const auto &[x, y, z] = config->grid;
-  if (kernel == nullptr || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || config->shared != 0) return INVALID_VALUE;
+  if (kernel == nullptr || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535) return INVALID_VALUE;
   if (config->block[0] != kernel->threads || config->block[1] != 1 || config->block[2] != 1) {
     last_error = std::string(kernel->name) + ": launched with another number of threads than it was compiled for";
     return LAUNCH_FAILED;
   }
   const auto *const args = static_cast<const unsigned char *>(params[0]);
-  const Launch launch = {kernel, {x, y, z}, {args, args + kernel->args}};
+  bool together = false;
+  for (unsigned i = 0; i < config->n_attributes; ++i) together = together || config->attributes[i].id == LaunchAttribute::COOPERATIVE;
+  const Launch launch = {kernel, {x, y, z}, {args, args + kernel->args}, config->shared, together};
   if (capturing == nullptr) return run(launch);
   capturing->launches.push_back(launch);
   return SUCCESS;

@@ -18,7 +18,7 @@ namespace {
 
 const Kernel *kernels;
 
-enum State : uint8_t { RUNS, AT_WARP, AT_BARRIER, DONE };
+enum State : uint8_t { RUNS, PAUSES, AT_WARP, AT_BARRIER, DONE };
 
 struct Copy {
   void *to;
@@ -27,9 +27,18 @@ struct Copy {
   uint32_t group;
 };
 
+struct BulkCopy {
+  void *to;
+  const void *from;
+  uint32_t bytes;
+  Arrival *arrival;
+  bool happens;
+};
+
 struct Thread {
   Fibre fibre;
   State state;
+  uint32_t barrier;
   uint32_t group; // of asynchronous copies
   std::vector<Copy> copies;
 };
@@ -46,6 +55,13 @@ struct Warp {
   Site site;
 };
 
+/// Each team's own, and those of the first n teams.
+constexpr uint32_t BARRIERS = 16;
+struct Barrier {
+  uint32_t waiting;
+  Site site;
+};
+
 constexpr size_t CANARY = 64;
 constexpr unsigned char POISON = 0xff; // NaN as a float, huge as an index
 
@@ -55,10 +71,11 @@ struct Block {
   Grid at;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  uint32_t current, at_barrier, left;
-  Site barrier;
-  std::unique_ptr<unsigned char[]> shared;
-  size_t shared_bytes;
+  uint32_t first_stack, current, left;
+  Barrier barriers[2 * BARRIERS];
+  std::unique_ptr<unsigned char[]> shared, ring;
+  size_t shared_bytes, ring_bytes;
+  std::vector<BulkCopy> bulk;
   bool eager; // asynchronous copies happen at once instead of at the wait
   Fibre scheduler;
   std::string error;
@@ -134,47 +151,63 @@ void order_threads(std::vector<uint32_t> &order, uint32_t seed, Random &random) 
   }
 }
 
-void run_block(Block &block, uint32_t seed, Random &random, std::vector<uint32_t> &order) {
+void begin_block(Block &block) {
   const uint32_t n = block.kernel->threads;
-  block.at_barrier = 0;
   block.left = n;
   if (block.shared) memset(block.shared.get(), POISON, block.shared_bytes + CANARY);
+  if (block.ring) memset(block.ring.get(), POISON, block.ring_bytes + CANARY);
   for (uint32_t i = 0; i < n; ++i) {
     Thread &thread = block.threads[i];
     thread.state = RUNS;
     thread.group = 0;
     thread.copies.clear();
-    thread.fibre.start(i, enter);
+    thread.fibre.start(block.first_stack + i, enter);
   }
   for (Warp &warp : block.warps) warp.arrived = 0;
-  while (block.left > 0 && block.error.empty()) {
-    order_threads(order, seed, random);
-    bool progress = false;
-    for (uint32_t at = 0; at < n;) {
-      const uint32_t i = order[at++];
-      if (block.threads[i].state != RUNS) continue;
-      progress = true;
-      block.current = i;
-      switch_fibre(block.scheduler, block.threads[i].fibre);
-      if (!block.error.empty()) return;
-      if (is_greedy(seed)) at = 0;
-    }
-    if (!progress) {
-      block.error = "deadlock: " + std::to_string(block.at_barrier) + " of " + std::to_string(block.left) +
-                    " threads wait at a barrier, the others for lanes of their warp";
-    }
+  for (Barrier &barrier : block.barriers) barrier.waiting = 0;
+  block.bulk.clear();
+}
+
+/// Each thread that can go on does, once; a greedy one as long as it can. Did any do more than look?
+bool round(Block &block, uint32_t seed, Random &random, std::vector<uint32_t> &order) {
+  running = &block;
+  order_threads(order, seed, random);
+  for (Thread &thread : block.threads) {
+    if (thread.state == PAUSES) thread.state = RUNS;
   }
-  for (size_t i = 0; block.shared && i < CANARY; ++i) {
-    if (block.shared[block.shared_bytes + i] != POISON) block.error = "a write beyond shared memory";
+  bool progress = false;
+  for (uint32_t at = 0; at < order.size();) {
+    const uint32_t i = order[at++];
+    if (block.threads[i].state != RUNS) continue;
+    block.current = i;
+    switch_fibre(block.scheduler, block.threads[i].fibre);
+    if (!block.error.empty()) return true;
+    progress = progress || block.threads[i].state != PAUSES;
+    if (is_greedy(seed)) at = 0;
   }
+  return progress;
+}
+
+void end_block(Block &block) {
+  for (size_t i = 0; i < CANARY; ++i) {
+    if (block.shared && block.shared[block.shared_bytes + i] != POISON) block.error = "a write beyond shared memory";
+    if (block.ring && block.ring[block.ring_bytes + i] != POISON) block.error = "a write beyond the shared memory of the launch";
+  }
+}
+
+std::string deadlock(const Block &block) {
+  uint32_t at_barrier = 0;
+  for (const Thread &thread : block.threads) at_barrier += thread.state == AT_BARRIER;
+  return "deadlock: " + std::to_string(at_barrier) + " of " + std::to_string(block.left) +
+         " threads wait at a barrier, the others for lanes of their warp or for another block";
 }
 
 }  // namespace
 
 bool watching;
 
-Kernel::Kernel(const char *name, uint32_t threads, size_t args, void (*body)(const void *))
-    : name(name), threads(threads), args(args), body(body), next(kernels) {
+Kernel::Kernel(const char *name, uint32_t threads, uint32_t teams, size_t args, void (*body)(const void *))
+    : name(name), threads(threads), teams(teams), args(args), body(body), next(kernels) {
   kernels = this;
 }
 
@@ -184,34 +217,62 @@ const Kernel *Kernel::find(const char *name) {
   return kernel;
 }
 
-const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t seed) {
+const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t seed, size_t ring, bool together) {
   static std::string error;
   const std::lock_guard<std::mutex> lock(one_at_a_time);
-  if (kernel.threads % 32 != 0 || kernel.threads > MAX_FIBRES) return "the threads of a block are no whole warps, or too many";
-  Block block = {};
-  block.kernel = &kernel;
-  block.args = args;
-  block.threads.resize(kernel.threads);
-  block.warps.resize(kernel.threads / 32);
-  block.eager = seed % 2 == 1;
-  running = &block;
+  const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
+  const uint32_t at_once = together ? (uint32_t)blocks : 1;
+  if (kernel.threads % 32 != 0 || kernel.threads * at_once > MAX_FIBRES) return "the threads of a block are no whole warps, or too many";
   static const bool caught = (catch_memory_faults(), true);
   (void)caught;
+  std::vector<Block> live(at_once);
+  for (uint32_t i = 0; i < at_once; ++i) {
+    Block &block = live[i];
+    block.kernel = &kernel, block.args = args;
+    block.threads.resize(kernel.threads), block.warps.resize(kernel.threads / 32);
+    block.first_stack = i * kernel.threads;
+    block.ring_bytes = ring;
+    if (ring > 0) block.ring.reset(new unsigned char[ring + CANARY]);
+    block.eager = seed % 2 == 1;
+  }
   Random random = {seed};
   std::vector<uint32_t> order(kernel.threads);
-  const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
-  for (uint64_t i = 0; i < blocks && block.error.empty(); ++i) {
-    const uint64_t b = seed == 1 ? blocks - 1 - i : i;
-    block.at = {(uint32_t)(b % grid.x), (uint32_t)(b / grid.x % grid.y), (uint32_t)(b / grid.x / grid.y)};
-    run_block(block, seed, random, order);
+  error.clear();
+  for (uint64_t first = 0; first < blocks && error.empty(); first += at_once) {
+    for (uint32_t i = 0; i < at_once; ++i) {
+      const uint64_t b = seed == 1 ? blocks - 1 - first - i : first + i;
+      live[i].at = {(uint32_t)(b % grid.x), (uint32_t)(b / grid.x % grid.y), (uint32_t)(b / grid.x / grid.y)};
+      begin_block(live[i]);
+    }
+    // Twice in vain is for good: whoever looks sees what others did in the round before.
+    uint32_t left = at_once, in_vain = 0;
+    while (left > 0 && in_vain < 2 && error.empty()) {
+      bool progress = false;
+      left = 0;
+      const uint32_t turned = seed > 1 ? random.below(at_once) : 0;
+      for (uint32_t i = 0; i < at_once && error.empty(); ++i) {
+        Block &block = live[(i + turned) % at_once];
+        if (block.left > 0) progress = round(block, seed, random, order) || progress;
+        error = block.error;
+      }
+      for (Block &block : live) left += block.left > 0;
+      in_vain = progress ? 0 : in_vain + 1;
+    }
+    for (Block &block : live) {
+      if (error.empty() && block.left > 0) error = deadlock(block);
+      if (error.empty()) end_block(block), error = block.error;
+    }
   }
   running = nullptr;
-  error = block.error.empty() ? "" : std::string(kernel.name) + ": " + block.error;
+  if (!error.empty()) error = std::string(kernel.name) + ": " + error;
   return error.empty() ? nullptr : error.c_str();
 }
 
-uint32_t thread() { return running->current; }
+uint32_t thread() { return running->current % (running->kernel->threads / running->kernel->teams); }
+uint32_t team() { return running->current / (running->kernel->threads / running->kernel->teams); }
 Grid block() { return running->at; }
+void *ring() { return running->ring.get(); }
+void pause() { park(PAUSES); }
 
 void fail(const char *what, const char *file, uint32_t line) {
   running->error = std::string(what) + " (" + file + ":" + std::to_string(line) + ")";
@@ -239,16 +300,21 @@ bool broken_here(Fault kind, const char *file, uint32_t line) {
   return false;
 }
 
-void sync(const char *file, uint32_t line) {
+void sync(uint32_t n, const char *file, uint32_t line) {
   if (broken(FAULT_BARRIER, file, line)) return;
   Block &block = *running;
+  const uint32_t of_team = block.kernel->threads / block.kernel->teams, id = n == 0 ? team() : BARRIERS + n;
+  Barrier &barrier = block.barriers[id];
   const Site site = {file, line};
-  if (block.at_barrier == 0) block.barrier = site;
-  else if (!(block.barrier == site)) fail("threads of a block at different barriers", file, line);
-  if (++block.at_barrier < block.kernel->threads) return park(AT_BARRIER);
-  block.at_barrier = 0;
+  if (barrier.waiting == 0) barrier.site = site;
+  else if (!(barrier.site == site)) fail("threads of a block at different barriers", file, line);
+  if (++barrier.waiting < (n == 0 ? 1 : n) * of_team) {
+    current().barrier = id;
+    return park(AT_BARRIER);
+  }
+  barrier.waiting = 0;
   for (Thread &thread : block.threads) {
-    if (thread.state == AT_BARRIER) thread.state = RUNS;
+    if (thread.state == AT_BARRIER && thread.barrier == id) thread.state = RUNS;
   }
 }
 
@@ -259,7 +325,7 @@ const Operand *exchange(const void *in, size_t bytes, const char *file, uint32_t
   const Site site = {file, line};
   if (warp.arrived == 0) warp.site = site;
   else if (!(warp.site == site)) fail("lanes of a warp at different collectives", file, line);
-  memcpy(warp.in[lane], in, bytes);
+  if (bytes > 0) memcpy(warp.in[lane], in, bytes);
   if (++warp.arrived < 32) {
     park(AT_WARP);
   } else {
@@ -292,6 +358,27 @@ void copy_wait(uint32_t under_way) {
   const auto done = std::stable_partition(thread.copies.begin(), thread.copies.end(), waits);
   std::for_each(done, thread.copies.end(), perform);
   thread.copies.erase(done, thread.copies.end());
+}
+
+static void perform(const BulkCopy &copy) {
+  if (copy.happens) memcpy(copy.to, copy.from, copy.bytes);
+  copy.arrival->expected -= copy.bytes;
+  if (copy.arrival->expected == 0) ++copy.arrival->rounds;
+}
+
+void copy_bulk(void *to, const void *from, uint32_t bytes, Arrival *arrival, bool happens) {
+  const BulkCopy copy = {to, from, bytes, arrival, happens};
+  if (running->eager) perform(copy);
+  else running->bulk.push_back(copy);
+}
+
+bool is_complete(Arrival *arrival, uint32_t parity) {
+  auto &bulk = running->bulk;
+  const auto others = [&](const BulkCopy &copy) { return copy.arrival != arrival; };
+  const auto its = std::stable_partition(bulk.begin(), bulk.end(), others);
+  std::for_each(its, bulk.end(), [](const BulkCopy &copy) { perform(copy); });
+  bulk.erase(its, bulk.end());
+  return arrival->rounds % 2 != parity;
 }
 
 }  // namespace emulator

@@ -10,7 +10,7 @@
 
 namespace emulator {
 
-constexpr uint32_t MAX_FIBRES = 1024;
+constexpr uint32_t MAX_FIBRES = 2048;
 constexpr size_t STACK_BYTES = 64 << 10;
 
 /// The stack of fibre `i`; made once, its pages only when touched.
