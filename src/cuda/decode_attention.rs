@@ -83,48 +83,48 @@ pub(super) fn decode_args(
     scale: f32,
 ) -> Result<ffi::DogeCudaDecodeArgs> {
     let Token { out, mask, values, mut q, mut k, v } = token;
-        let KeptShape { head_dim, mask_heads, kv_heads, .. } = kept.shape();
-        let (q_heads, tiles) = (q.heads, kept.shape().tiles());
-        let score = match values {
-            MaskValues::Score(score) if score.dt_weight.rows() != mask_heads => {
-                let why = format!("{} heads have weights, {mask_heads} have sets", score.dt_weight.rows());
-                return Err(Error::BadArgument { what: "mask_score", why });
-            }
-            MaskValues::Score(score) => mask_score_args(mask, &score, v, 1)?,
-            MaskValues::Given => {
-                expect_len("attention: mask", mask, mask_heads)?;
-                // Nothing is read but `out`.
-                let none = std::ptr::null();
-                ffi::DogeCudaMaskScoreArgs {
-                    out: mask.ptr_mut(),
-                    dt_weight: none,
-                    bias: none,
-                    A: none,
-                    v: none,
-                    n_rows: 1,
-                    n_heads: 0,
-                    v_stride: 0,
-                }
-            }
-        };
-        let rope = rope_args(&mut q, &mut k, rotation, 1)?;
-        if k.heads != kv_heads || rotation.head_dim != head_dim {
-            let why = format!("{} heads of {} channels, {kv_heads} of {head_dim} are kept", k.heads, rotation.head_dim);
-            return Err(Error::BadArgument { what: "attention: k", why });
+    let KeptShape { head_dim, mask_heads, kv_heads, .. } = kept.shape();
+    let (q_heads, tiles) = (q.heads, kept.shape().tiles());
+    let score = match values {
+        MaskValues::Score(score) if score.dt_weight.rows() != mask_heads => {
+            let why = format!("{} heads have weights, {mask_heads} have sets", score.dt_weight.rows());
+            return Err(Error::BadArgument { what: "mask_score", why });
         }
-        let shape = AttentionShape { n_rows: 1, q_heads, scale, rounds: false };
-        let attention = attention_args(out, q.rows, (k.rows, v), kept, lists, rotation.at, shape)?;
-        if (room.sizes.q_heads, room.sizes.kept) != (q_heads, kept.shape()) {
-            let why = format!("is for {:?}, not {q_heads} heads over {:?}", room.sizes, kept.shape());
-            return Err(Error::BadArgument { what: "attention: room", why });
+        MaskValues::Score(score) => mask_score_args(mask, &score, v, 1)?,
+        MaskValues::Given => {
+            expect_len("attention: mask", mask, mask_heads)?;
+            // Nothing is read but `out`.
+            let none = std::ptr::null();
+            ffi::DogeCudaMaskScoreArgs {
+                out: mask.ptr_mut(),
+                dt_weight: none,
+                bias: none,
+                A: none,
+                v: none,
+                n_rows: 1,
+                n_heads: 0,
+                v_stride: 0,
+            }
         }
-        Ok(ffi::DogeCudaDecodeArgs {
-            attention,
-            score,
-            rope,
-            partial: room.partial.ptr_mut(),
-            arrived: room.arrived.ptr_mut(),
-            mark: lists.mark.ptr_mut(),
-            tiles: tiles as u32,
-        })
+    };
+    let rope = rope_args(&mut q, &mut k, rotation, 1)?;
+    if k.heads != kv_heads || rotation.head_dim != head_dim {
+        let why = format!("{} heads of {} channels, {kv_heads} of {head_dim} are kept", k.heads, rotation.head_dim);
+        return Err(Error::BadArgument { what: "attention: k", why });
+    }
+    let shape = AttentionShape { n_rows: 1, q_heads, scale, rounds: false };
+    let attention = attention_args(out, q.rows, (k.rows, v), kept, lists, rotation.at, shape)?;
+    if (room.sizes.q_heads, room.sizes.kept) != (q_heads, kept.shape()) {
+        let why = format!("is for {:?}, not {q_heads} heads over {:?}", room.sizes, kept.shape());
+        return Err(Error::BadArgument { what: "attention: room", why });
+    }
+    Ok(ffi::DogeCudaDecodeArgs {
+        attention,
+        score,
+        rope,
+        partial: room.partial.ptr_mut(),
+        arrived: room.arrived.ptr_mut(),
+        mark: lists.mark.ptr_mut(),
+        tiles: tiles as u32,
+    })
 }

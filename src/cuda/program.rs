@@ -127,8 +127,7 @@ impl Forward<'_> {
             let qkv_words = if i % 2 == 0 { words.qkv_even.ptr_mut() } else { words.qkv_odd.ptr_mut() };
 
             let (q_proj, k_proj, v_proj) = (&layer.q_proj, &layer.k_proj, &layer.v_proj);
-            let qkv =
-                check(&mut [projection(&mut s.q, q_proj), projection(&mut s.k, k_proj), projection(&mut s.v, v_proj)], 1)?;
+            let qkv = check(&mut [projection(&mut s.q, q_proj), projection(&mut s.k, k_proj), projection(&mut s.v, v_proj)], 1)?;
             let args = with_norm(linear_args(&qkv, &s.x, 1)?, Norm { weight: &layer.input_layernorm, eps })?;
             stages.push(&qkv, args, false, (stream, tag), (qkv_words, tag + 1), None);
 
@@ -187,7 +186,7 @@ impl Forward<'_> {
             launch: words.launch.ptr_mut(),
             n_stages,
             n_layers,
-            n_x: c.hidden_size as u32,
+            n_x: words.sizes.hidden as u32,
             n_tags: 5 * n_layers + 1,
             n_blocks: blocks as u32,
             slots: slots as u32,

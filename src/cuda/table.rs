@@ -48,7 +48,13 @@ impl Table {
     pub fn load(function: impl Fn(&str) -> Result<(CudaFunction, bool)>) -> Result<Self> {
         let one = |name: &'static str, threads| {
             let (function, is_hopper) = function(name)?;
-            Ok(Kernel { name, function, threads, has_copy_engine: is_hopper, waits: is_hopper && WAITS.iter().any(|begin| name.starts_with(begin)) })
+            Ok(Kernel {
+                name,
+                function,
+                threads,
+                has_copy_engine: is_hopper,
+                waits: is_hopper && WAITS.iter().any(|begin| name.starts_with(begin)),
+            })
         };
         let formats = |names: [&'static str; 5], threads| -> Result<PerDtype> {
             let [f32, bf16, f16, int8, int4] = names.map(|name| one(name, threads));
