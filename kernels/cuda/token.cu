@@ -373,8 +373,7 @@ DOGE_DEVICE void put_away(Attention &shared, const DogeCudaTokenAttention &t, ui
   const decode_attention::Fresh fresh = fetch(shared, t, rows, kv_head, base + t.tag_of_words);
   for (uint32_t m = kv_head * masks; m < (kv_head + 1) * masks; ++m) {
     decode_attention::begin_token(shared.decode, t.decode, fresh, m);
-    dev::sync();
-    if (dev::thread() == 0) t.decode.score.out[m] = shared.decode.mask;
+    if (dev::thread() == 0) t.decode.score.out[m] = shared.decode.mask; // which it wrote itself
     dev::sync();
   }
   decode_attention::keep(shared.decode, t.decode, shared.v + kv_head * d, kv_head, count, place);
