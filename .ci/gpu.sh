@@ -28,8 +28,9 @@ pack() {
   rm -rf "$to/tests/golden" "$to/compute-sanitizer"
   cp -r tests/golden "$to/tests/"
   "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps 'nvidia-cuda-sanitizer-api>=13.0,<13.1'
-  cp -r "$VENV"/lib/python3*/site-packages/nvidia/cu13/compute-sanitizer "$to/"
-  rm -rf "$to/compute-sanitizer/docs"
+  mkdir "$to/compute-sanitizer" # the tool looks for its libraries beside itself
+  (cd "$VENV"/lib/python3*/site-packages/nvidia/cu13 &&
+    cp bin/compute-sanitizer lib/libsanitizer-* lib/libInterceptor* lib/libTreeLauncher* "$to/compute-sanitizer/")
   cp .ci/gpu.sh "$to/"
   echo "packed: $(du -sh "$to" | cut -f1) in $to"
 }
