@@ -4,7 +4,7 @@
 // decode_attention.cu, bit for bit.
 //
 // Grid: one block a multiprocessor, all at once. Two teams of a block do projections, the third attention, which so has its keys
-// and values in registers before the token's own are there, and puts the token's key away while the others go on.
+// and values in shared memory before the token's own are there, and puts the token's key away while the others go on.
 #define DOGE_TEAMS DOGE_CUDA_TOKEN_TEAMS
 #include "decode_attention.h"
 #include "weight_stream.h"
@@ -145,7 +145,7 @@ DOGE_DEVICE void unit(stream::Floats<Weight>, stream::Ring<stream::Floats<Weight
   const uint32_t chunks = (s.linear.cols + weight::CHUNK - 1) / weight::CHUNK;
 #pragma unroll 1
   for (uint32_t first = 0; first < chunks; first += Format::CHUNKS) {
-const uint8_t *const slot[SIDES] = {ring.look(0), ring.look(1)};
+    const uint8_t *const slot[SIDES] = {ring.look(0), ring.look(1)};
     const uint32_t end = dev::least(Format::CHUNKS, chunks - first);
     // Short code: a stage runs it once or twice, and each line of it must be fetched.
 #pragma unroll 1
