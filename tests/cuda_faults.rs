@@ -109,7 +109,7 @@ const UNSEEN: &[(Fault, &str, &str)] = &[
     (Fault::Barrier, "experts.cu:203", "keeps two turns of a loop apart that has one, for rows of up to 2048 columns"),
     (
         Fault::Barrier,
-        "decode_attention.cu:86",
+        "decode_attention.cu:186",
         "orders a block's writes before another's reads, and blocks run one after another here",
     ),
     (Fault::Barrier, "token.cu:72", "brings a row of 80 columns from one warp's lanes to the same warp"),

@@ -11,9 +11,109 @@ namespace {
 
 using namespace decode_attention;
 
+constexpr uint32_t PASSES = DOGE_CUDA_TILE / KEYS_AT_ONCE;
+
 struct Shared : decode_attention::Shared {
   uint32_t is_last_of_heads, is_last_of_kv_head;
 };
+
+/// What a thread takes of a tile: of two keys, one in each pass, a lane's share; of each value, its channels.
+template <int COLUMNS> struct Mine {
+  static constexpr uint32_t STEPS = 4 * COLUMNS; // of four channels a lane
+  dev::Words4 k[PASSES][STEPS];
+  float mask[PASSES];
+  float v[DOGE_CUDA_TILE][COLUMNS];
+};
+
+/// The row of entry t in the arena.
+DOGE_DEVICE uint32_t row_of(const DogeCudaAttentionArgs &a, const Keys &keys, uint32_t t) {
+  return a.seen != nullptr ? t % a.kept.n_slots : keys.row[t];
+}
+
+/// Loads the entries begin .. end, as many as there are before the token's own.
+template <int COLUMNS> DOGE_DEVICE void load(Mine<COLUMNS> &mine, const DogeCudaAttentionArgs &a, const Keys &keys, uint32_t begin, uint32_t end) {
+#pragma unroll
+  for (uint32_t pass = 0; pass < PASSES; ++pass) {
+    const uint32_t t = begin + pass * KEYS_AT_ONCE + dev::thread() / LANES_A_KEY;
+    if (t >= end) continue;
+    const uint32_t row = row_of(a, keys, t);
+    mine.mask[pass] = keys.mask[a.seen != nullptr ? row : t];
+#pragma unroll
+    for (uint32_t step = 0; step < Mine<COLUMNS>::STEPS; ++step) {
+      const uint32_t c = 4 * (dev::thread() % LANES_A_KEY + step * LANES_A_KEY);
+      if (c < a.head_dim) mine.k[pass][step] = dev::load16(keys.arena_k + (size_t)row * a.kept.kv_row + c);
+    }
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < DOGE_CUDA_TILE; ++i) {
+    if (begin + i >= end) continue;
+    const float *const v = keys.arena_v + (size_t)row_of(a, keys, begin + i) * a.kept.kv_row;
+#pragma unroll
+    for (int j = 0; j < COLUMNS; ++j) {
+      const uint32_t c = dev::thread() + j * THREADS;
+      mine.v[i][j] = c < a.head_dim ? v[c] : 0.0f;
+    }
+  }
+}
+
+/// The token's own key: its entry, its mask value, and the thread's channels of its value.
+template <int COLUMNS> struct Newcomer {
+  uint32_t entry; // or DOGE_CUDA_NEVER
+  float mask;
+  float v[COLUMNS];
+};
+
+/// Adds the entries begin .. end to `sums`, as add_tile does.
+template <int COLUMNS>
+DOGE_DEVICE void add(Shared &shared, const Mine<COLUMNS> &mine, const DogeCudaAttentionArgs &a, const Rows &rows, const Newcomer<COLUMNS> &newcomer,
+                     uint32_t begin, uint32_t end, Sums<ROWS, COLUMNS> &sums) {
+  const uint32_t part = dev::thread() % LANES_A_KEY, n = end - begin;
+#pragma unroll
+  for (uint32_t pass = 0; pass < PASSES; ++pass) {
+    const uint32_t i = pass * KEYS_AT_ONCE + dev::thread() / LANES_A_KEY;
+    const bool is_newcomer = begin + i == newcomer.entry;
+    float dot[ROWS] = {};
+#pragma unroll
+    for (uint32_t step = 0; step < Mine<COLUMNS>::STEPS; ++step) {
+      const uint32_t c = 4 * (part + step * LANES_A_KEY);
+      if (c >= a.head_dim || i >= n) continue;
+      const dev::Words4 x = is_newcomer ? dev::load16(shared.k + c) : mine.k[pass][step];
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+        for (uint32_t j = 0; j < 4; ++j) dot[r] = dev::fma(shared.tile.q[r][c + j], dev::from_bits(x.w[j]), dot[r]);
+      }
+    }
+    const float mask = is_newcomer ? newcomer.mask : mine.mask[pass];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      float sum = dot[r];
+      for (uint32_t lanes = LANES_A_KEY / 2; lanes > 0; lanes /= 2) sum += dev::shuffle_xor(sum, lanes);
+      if (part != (uint32_t)r || i >= n) continue;
+      const bool sees = a.seen == nullptr || (seen_of_tile(a, 0, rows.m, begin) >> i & 1) != 0;
+      shared.tile.p[r][i] = sees ? dev::fma(sum, a.scale, mask) : -dev::infinity();
+    }
+  }
+  dev::sync();
+  weigh<ROWS>(shared.tile, n);
+  dev::sync();
+  float sum[ROWS] = {}, out[ROWS][COLUMNS] = {};
+#pragma unroll
+  for (uint32_t i = 0; i < DOGE_CUDA_TILE; ++i) {
+    if (i >= n) continue;
+    const bool is_newcomer = begin + i == newcomer.entry;
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      const float p = shared.tile.p[r][i];
+      sum[r] += p;
+      for (int j = 0; j < COLUMNS; ++j) out[r][j] = dev::fma(p, is_newcomer ? newcomer.v[j] : mine.v[i][j], out[r][j]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    merge(sums.largest[r], sums.sum[r], sums.out[r], COLUMNS, shared.tile.largest[r], sum[r], out[r]);
+  }
+}
 
 /// Merges the tiles of a head, in ascending order.
 DOGE_DEVICE void merge_tiles(const DogeCudaDecodeArgs &d, uint32_t head, uint32_t tiles) {
