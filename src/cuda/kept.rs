@@ -139,50 +139,6 @@ impl Kept {
             kv_heads: self.shape.kv_heads as u32,
         }
     }
-
-    /// For offering a block's keys, of which `mask` is `[n_rows, M]`.
-    pub(super) fn offer_args(
-        &mut self,
-        lists: &mut KeyLists,
-        mask: &Buffer<f32>,
-        at: &Place,
-        n_rows: usize,
-    ) -> Result<ffi::DogeCudaOfferArgs> {
-        check_block(self, lists, n_rows)?;
-        expect_len("kept_offer: mask", mask, n_rows * self.shape.mask_heads)?;
-        Ok(ffi::DogeCudaOfferArgs {
-            kept: self.args(),
-            list: lists.args(),
-            mask: mask.ptr(),
-            at: at.ptr().cast(),
-            n_rows: n_rows as u32,
-        })
-    }
-
-    /// For moving the keys of a block, `[n_rows, nkv · d]` each of k and v, into the arena.
-    pub(super) fn commit_args(
-        &mut self,
-        lists: &mut KeyLists,
-        (k, v): (&Rows, &Rows),
-        at: &Place,
-        n_rows: usize,
-    ) -> Result<ffi::DogeCudaCommitArgs> {
-        check_block(self, lists, n_rows)?;
-        let KeptShape { kv_heads, head_dim, .. } = self.shape;
-        k.expect("kept_commit: k", n_rows, kv_heads * head_dim)?;
-        v.expect("kept_commit: v", n_rows, kv_heads * head_dim)?;
-        Ok(ffi::DogeCudaCommitArgs {
-            kept: self.args(),
-            list: lists.args(),
-            mark: lists.mark.ptr_mut(),
-            k: k.buffer.ptr(),
-            v: v.buffer.ptr(),
-            at: at.ptr().cast(),
-            n_rows: n_rows as u32,
-            head_dim: head_dim as u32,
-            kv_stride: k.stride() as u32,
-        })
-    }
 }
 
 impl Device {
@@ -200,19 +156,26 @@ impl Device {
         at: &Place,
         n_rows: usize,
     ) -> Result<()> {
-        let heads = kept.shape.mask_heads;
-        if let Some(window) = kept.shape.sliding_window {
-            check_block(kept, lists, n_rows)?;
-            expect_len("kept_offer: mask", mask, n_rows * heads)?;
+        let KeptShape { mask_heads, sliding_window, .. } = kept.shape;
+        check_block(kept, lists, n_rows)?;
+        expect_len("kept_offer: mask", mask, n_rows * mask_heads)?;
+        if let Some(window) = sliding_window {
             self.window_add(kept, (k, v), mask, at, n_rows)?;
             return self.window_choose(kept, lists, at, window, n_rows);
         }
-        let args = kept.offer_args(lists, mask, at, n_rows)?;
+        let args = ffi::DogeCudaOfferArgs {
+            kept: kept.args(),
+            list: lists.args(),
+            mask: mask.ptr(),
+            at: at.ptr().cast(),
+            n_rows: n_rows as u32,
+        };
         // SAFETY: state and lists have one shape, mask a value for every offer.
-        unsafe { self.launch(&self.table().kept_offer, [heads, 1, 1], &args) }
+        unsafe { self.launch(&self.table().kept_offer, [mask_heads, 1, 1], &args) }
     }
 
-    /// Moves the block's keys that stayed into the arena, after its attention. Those of a ring are in it.
+    /// Moves the block's keys that stayed, `[n_rows, nkv · d]` each of k and v, into the arena, after its attention. Those of a ring
+    /// are in it.
     ///
     /// # Errors
     /// As [`Device::kept_offer`].
@@ -224,13 +187,26 @@ impl Device {
         at: &Place,
         n_rows: usize,
     ) -> Result<()> {
-        let heads = kept.shape.kv_heads;
-        if kept.shape.sliding_window.is_some() {
+        let KeptShape { kv_heads, head_dim, sliding_window, .. } = kept.shape;
+        if sliding_window.is_some() {
             return Ok(());
         }
-        let args = kept.commit_args(lists, (k, v), at, n_rows)?;
+        check_block(kept, lists, n_rows)?;
+        k.expect("kept_commit: k", n_rows, kv_heads * head_dim)?;
+        v.expect("kept_commit: v", n_rows, kv_heads * head_dim)?;
+        let args = ffi::DogeCudaCommitArgs {
+            kept: kept.args(),
+            list: lists.args(),
+            mark: lists.mark.ptr_mut(),
+            k: k.buffer.ptr(),
+            v: v.buffer.ptr(),
+            at: at.ptr().cast(),
+            n_rows: n_rows as u32,
+            head_dim: head_dim as u32,
+            kv_stride: k.stride() as u32,
+        };
         // SAFETY: as in `kept_offer`; k and v hold every row of the block.
-        unsafe { self.launch(&self.table().kept_commit, [heads, 1, 1], &args) }
+        unsafe { self.launch(&self.table().kept_commit, [kv_heads, 1, 1], &args) }
     }
 }
 
