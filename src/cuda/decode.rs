@@ -10,7 +10,6 @@ use super::{
     input::Input,
     kept::Kept,
     linear::{Norm, Projection, NORM_COLS_MAX},
-    ops::Experts,
     program::Program,
     scratch::Scratch,
     weights::{DeviceExperts, DeviceLayer},
@@ -79,32 +78,9 @@ impl Forward<'_> {
 
     /// The dense MLP and the routed experts (spec 4.5, 4.6), into the stream.
     fn token_experts(&self, layer: &DeviceLayer, experts: &DeviceExperts, s: &mut Scratch) -> Result<()> {
-        let (gpu, c) = (self.device, self.config);
-        gpu.rms_norm(&mut s.h, &mut s.x, None, &layer.post_attention_layernorm, c.rms_norm_eps, 1)?;
-        let (gate, up) = (&layer.gate_proj, &layer.up_proj);
-        let mut both = [projection(&mut s.gate.exact, gate), projection(&mut s.up, up)];
-        if gate.weight.dtype() == up.weight.dtype() {
-            gpu.linear_gated(&mut both, &s.h.exact, 1, c.hidden_act)?; //                       [1, I]
-        } else {
-            both.into_iter().try_for_each(|p| gpu.linear(&mut [p], &s.h.exact, 1))?;
-            gpu.gated_activation(&mut s.gate.exact, &s.up, c.hidden_act, 1)?;
-        }
-        gpu.linear(&mut [projection(&mut s.branch, &layer.down_proj)], &s.gate.exact, 1)?; //   [1, H]
-        let router = Projection { out: &mut s.router, weight: &experts.router_gate, bias: None };
-        gpu.linear(&mut [router], &s.h.exact, 1)?; //                                           [1, 2K]
-        let chosen = Experts {
-            router: &s.router,
-            down_embed: &experts.down_embed,
-            up_embed: &experts.up_embed,
-            num_keys: c.num_keys(),
-            top: c.num_experts_per_tok,
-            routing: self.routing,
-            act: c.hidden_act,
-            expert: &mut s.expert, //                                                           [1, k]
-            weight: &mut s.weight,
-            stream: Some((&mut s.x, &layer.post_attention_residual)),
-        };
-        gpu.experts(&mut s.branch, &s.h.exact, chosen, 1) //                                    [1, H]
+        self.device.rms_norm(&mut s.h, &mut s.x, None, &layer.post_attention_layernorm, self.config.rms_norm_eps, 1)?;
+        self.dense(layer, 1, false, s)?;
+        self.routed(experts, 1, Some(&layer.post_attention_residual), s) //                     [1, H]
     }
 
     /// Projections of the normed stream; those of several formats go one by one, and a long stream is normed by itself.
@@ -116,22 +92,15 @@ impl Forward<'_> {
         h: &mut Input,
     ) -> Result<()> {
         let norm = Norm { weight, eps: self.config.rms_norm_eps };
-        let fits = x.cols() <= NORM_COLS_MAX;
-        if !fits {
+        if x.cols() > NORM_COLS_MAX {
             self.device.rms_norm(h, x, None, weight, norm.eps, 1)?;
+            return self.linear(projections, h, 1, false);
         }
-        let run = |these: &mut [Projection<'_>; N]| match fits {
-            true => self.device.linear_of_normed(these, x, norm),
-            false => self.device.linear(these, &h.exact, 1),
-        };
         let dtype = projections[0].weight.dtype();
-        if projections.iter().all(|p| p.weight.dtype() == dtype) {
-            return run(&mut projections);
+        if projections.iter().any(|p| p.weight.dtype() != dtype) {
+            return projections.into_iter().try_for_each(|p| self.device.linear_of_normed(&mut [p], x, norm));
         }
-        projections.into_iter().try_for_each(|p| match fits {
-            true => self.device.linear_of_normed(&mut [p], x, norm),
-            false => self.device.linear(&mut [p], &h.exact, 1),
-        })
+        self.device.linear_of_normed(&mut projections, x, norm)
     }
 
     /// One whole decode step: the token fed to the next one, the likeliest or one that is drawn, all on the device.

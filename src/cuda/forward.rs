@@ -4,7 +4,7 @@
 use super::{
     attention::AttentionShape,
     attention_input::{Heads, MaskScore, Rotation},
-    buffer::Rows,
+    buffer::{Buffer, Rows},
     device::Device,
     input::Input,
     kept::Kept,
@@ -12,7 +12,7 @@ use super::{
     matrix::DeviceMatrix,
     ops::{Experts, Residual},
     scratch::{Scratch, BLOCK},
-    weights::{DeviceLayer, DeviceLinear, DeviceWeights},
+    weights::{DeviceExperts, DeviceLayer, DeviceLinear, DeviceWeights},
 };
 use crate::{
     model::{Config, Observer, Variant},
@@ -91,7 +91,13 @@ impl Forward<'_> {
     }
 
     /// Linear layers of one input: on tensor cores where that is wanted, else exactly. Layers of several formats go one by one.
-    fn linear<const N: usize>(&self, mut projections: [Projection<'_>; N], x: &Input, n: usize, is_prompt: bool) -> Result<()> {
+    pub fn linear<const N: usize>(
+        &self,
+        mut projections: [Projection<'_>; N],
+        x: &Input,
+        n: usize,
+        is_prompt: bool,
+    ) -> Result<()> {
         let dtype = projections[0].weight.dtype();
         if projections.iter().any(|p| p.weight.dtype() != dtype) {
             return projections.into_iter().try_for_each(|p| self.linear([p], x, n, is_prompt));
@@ -195,48 +201,58 @@ impl Forward<'_> {
         s: &mut Scratch,
         watch: &mut Option<Watch<'_>>,
     ) -> Result<()> {
-        let (gpu, c) = (self.device, self.config);
-        let (gate_proj, up_proj, down_proj) = (&layer.gate_proj, &layer.up_proj, &layer.down_proj);
-        let mut both = [projection(&mut s.gate.exact, gate_proj), projection(&mut s.up, up_proj)];
-        let down = projection(&mut s.branch, down_proj);
-        if self.on_tensor_cores(&[&gate_proj.weight, &up_proj.weight, &down_proj.weight], is_prompt) {
-            gpu.gemm_gated_bf16(&mut s.gate.rounded, &mut both, &s.h, n, c.hidden_act)?; //     [n, I]
-            gpu.gemm_bf16(&mut [down], &s.gate, n)?; //                                         [n, H]
-        } else {
-            if gate_proj.weight.dtype() == up_proj.weight.dtype() {
-                gpu.linear_gated(&mut both, &s.h.exact, n, c.hidden_act)?;
-            } else {
-                self.linear(both, &s.h, n, is_prompt)?;
-                gpu.gated_activation(&mut s.gate.exact, &s.up, c.hidden_act, n)?;
-            }
-            gpu.linear(&mut [down], &s.gate.exact, n)?;
-        }
-
+        self.dense(layer, n, is_prompt, s)?;
         let Some(experts) = &layer.experts else { return Ok(()) };
-        let router = Projection { out: &mut s.router, weight: &experts.router_gate, bias: None };
-        gpu.linear(&mut [router], &s.h.exact, n)?; //                                           [n, 2K]
-        let top = c.num_experts_per_tok;
-        let chosen = Experts {
-            router: &s.router,
-            down_embed: &experts.down_embed,
-            up_embed: &experts.up_embed,
-            num_keys: c.num_keys(),
-            top,
-            routing: self.routing,
-            act: c.hidden_act,
-            expert: &mut s.expert, //                                                           [n, k]
-            weight: &mut s.weight,
-            stream: None,
-        };
-        gpu.experts(&mut s.branch, &s.h.exact, chosen, n)?; //                                  [n, H]
+        self.routed(experts, n, None, s)?;
         if let Some(watch) = watch {
-            let (mut expert, mut weight) = (vec![0; n * top], vec![0.0; n * top]);
+            let chosen = n * self.config.num_experts_per_tok;
+            let (mut expert, mut weight) = (vec![0; chosen], vec![0.0; chosen]);
             s.expert.read(0, &mut expert)?;
             s.weight.read(0, &mut weight)?;
             watch.observer.router(i, watch.place, &watch.rows(&s.router)?);
             watch.observer.experts(i, watch.place, &expert, &weight);
         }
         Ok(())
+    }
+
+    /// The dense MLP (spec 4.5): `s.h` to `s.branch`.
+    pub fn dense(&self, layer: &DeviceLayer, n: usize, is_prompt: bool, s: &mut Scratch) -> Result<()> {
+        let (gpu, act) = (self.device, self.config.hidden_act);
+        let (gate_proj, up_proj, down_proj) = (&layer.gate_proj, &layer.up_proj, &layer.down_proj);
+        let mut both = [projection(&mut s.gate.exact, gate_proj), projection(&mut s.up, up_proj)];
+        let down = projection(&mut s.branch, down_proj);
+        if self.on_tensor_cores(&[&gate_proj.weight, &up_proj.weight, &down_proj.weight], is_prompt) {
+            gpu.gemm_gated_bf16(&mut s.gate.rounded, &mut both, &s.h, n, act)?; //              [n, I]
+            return gpu.gemm_bf16(&mut [down], &s.gate, n); //                                   [n, H]
+        }
+        if gate_proj.weight.dtype() == up_proj.weight.dtype() {
+            gpu.linear_gated(&mut both, &s.h.exact, n, act)?;
+        } else {
+            self.linear(both, &s.h, n, is_prompt)?;
+            gpu.gated_activation(&mut s.gate.exact, &s.up, act, n)?;
+        }
+        gpu.linear(&mut [down], &s.gate.exact, n)
+    }
+
+    /// The routed experts (spec 4.6): `s.h` to `s.branch`, beside what the dense MLP left there; or that, with a `residual`, to the
+    /// stream.
+    pub fn routed(&self, experts: &DeviceExperts, n: usize, residual: Option<&Buffer<f32>>, s: &mut Scratch) -> Result<()> {
+        let (gpu, c) = (self.device, self.config);
+        let router = Projection { out: &mut s.router, weight: &experts.router_gate, bias: None };
+        gpu.linear(&mut [router], &s.h.exact, n)?; //                                           [n, 2K]
+        let chosen = Experts {
+            router: &s.router,
+            down_embed: &experts.down_embed,
+            up_embed: &experts.up_embed,
+            num_keys: c.num_keys(),
+            top: c.num_experts_per_tok,
+            routing: self.routing,
+            act: c.hidden_act,
+            expert: &mut s.expert, //                                                           [n, k]
+            weight: &mut s.weight,
+            stream: residual.map(|gate| (&mut s.x, gate)),
+        };
+        gpu.experts(&mut s.branch, &s.h.exact, chosen, n) //                                    [n, H]
     }
 
     /// The logits of row `row` of the normed stream, into `s.logits` (spec 3).
