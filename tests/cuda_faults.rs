@@ -120,7 +120,7 @@ const UNSEEN: &[(Fault, &str, &str)] = &[
         "keeps two tiles of a team apart, or a tile and a key put away; other barriers lie between here",
     ),
     (Fault::Barrier, "token.cu:321", "as above"),
-    (Fault::Barrier, "token.cu:395", "as above"),
+    (Fault::Barrier, "token.cu:392", "as above"),
     (Fault::Barrier, "kept_commit.h:50", "stands between two steps of one warp, whose lanes the votes keep together here"),
     (Fault::Shuffle, "argmax.cu:40", "a maximum over lanes that are one off still goes around all lanes"),
     (Fault::Ballot, "argmax.cu:43", "is asked about numbers that are not finite, and there are none"),

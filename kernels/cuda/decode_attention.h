@@ -29,9 +29,9 @@ struct Fresh {
 
 /// Zeros beyond the heads' channels.
 DOGE_DEVICE void clear(Shared &shared, uint32_t head_dim) {
-  for (uint32_t i = dev::thread(); i < (ROWS + 1) * HEAD_DIM_MAX; i += THREADS) {
-    const uint32_t c = i % HEAD_DIM_MAX;
-    if (c >= head_dim) (i / HEAD_DIM_MAX < ROWS ? shared.tile.q[i / HEAD_DIM_MAX] : shared.k)[c] = 0.0f;
+  for (uint32_t c = head_dim + dev::thread(); c < HEAD_DIM_MAX; c += THREADS) {
+    for (int r = 0; r < ROWS; ++r) shared.tile.q[r][c] = 0.0f;
+    shared.k[c] = 0.0f;
   }
 }
 

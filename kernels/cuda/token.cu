@@ -384,10 +384,7 @@ DOGE_DEVICE void attend(const DogeCudaTokenArgs &a, Attention &shared, uint32_t 
   using decode_attention::ROWS;
   Tiles &tiles_of = *reinterpret_cast<Tiles *>(dev::ring());
   uint32_t parity = 0;
-  for (uint32_t c = dev::thread(); c < attention::HEAD_DIM_MAX; c += THREADS) {
-    for (int r = 0; r < ROWS; ++r) shared.decode.tile.q[r][c] = 0.0f;
-    shared.decode.k[c] = 0.0f;
-  }
+  decode_attention::clear(shared.decode, 0);
   if (dev::thread() < DOGE_CUDA_TILE) shared.row[dev::thread()] = dev::thread();
   if (dev::thread() == 0) dev::begin_arrivals(&shared.arrival);
 #pragma unroll 1
