@@ -47,4 +47,12 @@ DOGE_DEVICE uint32_t lane() { return thread() % 32; }
 DOGE_DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 DOGE_DEVICE uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
+/// A copy of a struct by `threads` threads, of which this is number `thread`: 4 bytes each.
+template <class T> DOGE_DEVICE void copy_words(T &to, const T &from, uint32_t thread, uint32_t threads) {
+#pragma unroll 1
+  for (uint32_t i = thread; i < sizeof(T) / 4; i += threads) {
+    reinterpret_cast<uint32_t *>(&to)[i] = reinterpret_cast<const uint32_t *>(&from)[i];
+  }
+}
+
 }  // namespace dev
