@@ -21,6 +21,8 @@ pub(crate) fn huge_pages(len: usize, what: &'static str) -> Result<MmapMut> {
     Ok(map)
 }
 
+/// The system grants whole ones alone: weights begin at one, and their last one has room to its end.
+const HUGE_PAGE: usize = 2 << 20;
 /// A cache line, so that no line belongs to two matrices.
 const PART_ALIGNMENT: usize = 64;
 
@@ -75,8 +77,8 @@ impl Mapped {
         Ok(Mapped(Bytes::Map(map.make_read_only().map_err(io)?)))
     }
 
-    /// Copies the parts, one after another, to memory in huge pages, each to a multiple of [`PART_ALIGNMENT`]; a part is
-    /// dropped as soon as it is copied. Gives the place of each.
+    /// Copies the parts, one after another, to memory in huge pages (if they fill one), each to a multiple of
+    /// [`PART_ALIGNMENT`]; a part is dropped as soon as it is copied. Gives the place of each.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -84,8 +86,9 @@ impl Mapped {
     pub(crate) fn gather(parts: Vec<Arc<Vec<u8>>>) -> Result<(Self, Vec<usize>)> {
         let room = |len: usize| len.next_multiple_of(PART_ALIGNMENT);
         let total = parts.iter().map(|part| room(part.len())).sum::<usize>().max(1);
-        let mut map = huge_pages(total, "weights")?;
-        let mut end = 0;
+        let page = if total < HUGE_PAGE { 1 } else { HUGE_PAGE };
+        let mut map = huge_pages(total.next_multiple_of(page) + page - 1, "weights")?;
+        let mut end = map.as_ptr().align_offset(page);
         let place = |part: Arc<Vec<u8>>| {
             let begin = end;
             map[begin..begin + part.len()].copy_from_slice(&part);
