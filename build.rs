@@ -76,10 +76,16 @@ fn required_levels() -> Vec<&'static str> {
 /// Compiles the levels side by side, as many at a time as cargo would; what became of each, in their order.
 fn compile_all() -> Vec<Result<(), String>> {
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
+    let common = common();
+    let builds: Vec<_> = LEVELS.iter().map(|level| prepare(&common, level)).collect();
     let next = AtomicUsize::new(0);
+    let compile = |i: usize| match &builds[i] {
+        Ok(build) => build.try_compile(&format!("doge_{}", LEVELS[i].name)).map_err(|e| e.to_string()),
+        Err(why) => Err(why.clone()),
+    };
     let work = || {
         let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < LEVELS.len());
-        std::iter::from_fn(take).map(|i| (i, compile(&LEVELS[i]))).collect::<Vec<_>>()
+        std::iter::from_fn(take).map(|i| (i, compile(i))).collect::<Vec<_>>()
     };
     let mut outcomes: Vec<(usize, Result<(), String>)> = thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs.min(LEVELS.len())).map(|_| scope.spawn(work)).collect();
@@ -89,29 +95,34 @@ fn compile_all() -> Vec<Result<(), String>> {
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// Compiles one level into libdoge_<level>.a, or says why it cannot be.
-fn compile(level: &Level) -> Result<(), String> {
-    if level.name == "scalar" {
-        base(level).compile("doge_scalar");
-        return Ok(());
-    }
-    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
-        return Err("the target is not x86-64".into());
-    }
-    let mut build = base(level);
-    let msvc = env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("msvc");
-    for feature in level.features {
-        let flag = format!("-m{feature}");
-        if msvc || !build.is_flag_supported(&flag).unwrap_or(false) {
-            return Err(format!("the C++ compiler does not know {flag} (gcc 11, clang 12 and later do)"));
+/// What compiles one level into libdoge_<level>.a, or why that cannot be. Levels are prepared one after another: the compiler
+/// is asked for flags by one file in one place, and the answers are remembered by all copies of a build.
+fn prepare(common: &cc::Build, level: &Level) -> Result<cc::Build, String> {
+    let mut build = common.clone();
+    build.file(format!("kernels/cpu/isa_{}.cpp", level.name));
+    if level.name != "scalar" {
+        if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
+            return Err("the target is not x86-64".into());
         }
-        build.flag(flag);
+        let msvc = env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("msvc");
+        for feature in level.features {
+            let flag = format!("-m{feature}");
+            if msvc || !build.is_flag_supported(&flag).unwrap_or(false) {
+                return Err(format!("the C++ compiler does not know {flag} (gcc 11, clang 12 and later do)"));
+            }
+            build.flag(flag);
+        }
     }
-    build.try_compile(&format!("doge_{}", level.name)).map_err(|e| e.to_string())
+    if level.name.starts_with("avx512") {
+        // GCC 12's own AVX-512 headers trip these two.
+        build.flag_if_supported("-Wno-uninitialized").flag_if_supported("-Wno-maybe-uninitialized");
+    }
+    build.try_get_compiler().map_err(|e| e.to_string())?; // asks for the flags of `flag_if_supported`
+    Ok(build)
 }
 
 /// Flags that all levels share.
-fn base(level: &Level) -> cc::Build {
+fn common() -> cc::Build {
     let mut build = cc::Build::new();
     build
         .cpp(true)
@@ -124,8 +135,7 @@ fn base(level: &Level) -> cc::Build {
         .flag_if_supported("-fno-rtti")
         .flag_if_supported("-ffp-contract=off") // fma where the source says fma, nowhere else
         .flag_if_supported("-fno-math-errno") // sqrtf without its errno branch
-        .flag_if_supported("-fvisibility=hidden")
-        .file(format!("kernels/cpu/isa_{}.cpp", level.name));
+        .flag_if_supported("-fvisibility=hidden");
     if !build.get_compiler().is_like_msvc() {
         build.flag("-Werror=missing-field-initializers"); // a table with a forgotten entry must not compile
     }
@@ -134,10 +144,6 @@ fn base(level: &Level) -> cc::Build {
         // -O1: the same accesses, compiled in a quarter of the time.
         let flags = ["-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"];
         build.opt_level(1).flag(format!("-fsanitize={sanitizers}")).flags(flags);
-    }
-    if level.name.starts_with("avx512") {
-        // GCC 12's own AVX-512 headers trip these two.
-        build.flag_if_supported("-Wno-uninitialized").flag_if_supported("-Wno-maybe-uninitialized");
     }
     build
 }
