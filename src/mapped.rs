@@ -3,26 +3,68 @@
 //! A token reads every weight, far more pages than a TLB holds. With pages of 4 KiB each of them costs a walk of the page
 //! tables, under a hypervisor a walk in two dimensions: reading then runs at two thirds of the speed it has with 2 MiB.
 
-use std::{fs::File, io::Read, ops::Deref, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::Read,
+    ops::{Deref, DerefMut},
+    path::Path,
+    sync::Arc,
+};
 
 use memmap2::MmapMut;
 
 use crate::{Error, Result};
 
-/// `len` > 0 zeroed bytes, in huge pages where the system grants them. Pages that are never touched cost nothing.
-///
-/// # Errors
-/// [`Error::OutOfMemory`]; `what` is its purpose.
-pub(crate) fn huge_pages(len: usize, what: &'static str) -> Result<MmapMut> {
-    let map = MmapMut::map_anon(len).map_err(|_| Error::OutOfMemory { bytes: len as u128, what })?;
-    // Advice: where it is refused, everything works with small pages.
-    #[cfg(target_os = "linux")]
-    let _ = map.advise(memmap2::Advice::HugePage);
-    Ok(map)
+/// That of x86-64; where they are larger or smaller, beginning at such a place is no loss.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Zeroed bytes, in huge pages where the system grants them. It grants whole ones alone: bytes that fill one begin at one, and
+/// their last one has room to its end.
+#[derive(Debug)]
+pub(crate) struct HugePages {
+    map: MmapMut,
+    begin: usize,
+    len: usize,
 }
 
-/// The system grants whole ones alone: weights begin at one, and their last one has room to its end.
-const HUGE_PAGE: usize = 2 << 20;
+impl HugePages {
+    /// `len` > 0 of them. Pages that are never touched cost nothing.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; `what` is its purpose.
+    pub(crate) fn new(len: usize, what: &'static str) -> Result<Self> {
+        let page = if len < HUGE_PAGE { 1 } else { HUGE_PAGE };
+        let room = len.checked_next_multiple_of(page).and_then(|room| room.checked_add(page - 1));
+        let map = room.and_then(|room| MmapMut::map_anon(room).ok()).ok_or(Error::OutOfMemory { bytes: len as u128, what })?;
+        // Advice: where it is refused, everything works with small pages.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(HugePages { begin: map.as_ptr().align_offset(page), map, len })
+    }
+
+    /// For good: who writes to them is stopped by the system.
+    fn make_read_only(self) -> std::io::Result<Mapped> {
+        let HugePages { map, begin, len } = self;
+        Ok(Mapped(Bytes::Map { map: map.make_read_only()?, begin, len }))
+    }
+}
+
+#[expect(clippy::indexing_slicing, reason = "the bytes lie inside the map")]
+impl Deref for HugePages {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[self.begin..self.begin + self.len]
+    }
+}
+
+#[expect(clippy::indexing_slicing, reason = "the bytes lie inside the map")]
+impl DerefMut for HugePages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map[self.begin..self.begin + self.len]
+    }
+}
+
 /// A cache line, so that no line belongs to two matrices.
 const PART_ALIGNMENT: usize = 64;
 
@@ -32,7 +74,12 @@ pub struct Mapped(Bytes);
 
 #[derive(Debug)]
 enum Bytes {
-    Map(memmap2::Mmap),
+    /// `len` bytes of a map, from `begin` on.
+    Map {
+        map: memmap2::Mmap,
+        begin: usize,
+        len: usize,
+    },
     Memory(Vec<u8>),
     Static(&'static [u8]),
 }
@@ -56,7 +103,7 @@ impl Mapped {
         // Where the file system can (ext4 since Linux 6.16), what is not in the page cache yet is read in huge pages.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
-        Ok(Mapped(Bytes::Map(map)))
+        Ok(Mapped(Bytes::Map { begin: 0, len: map.len(), map }))
     }
 
     /// Reads a file into memory of its own, in huge pages: what is done to the file afterwards changes nothing, and where
@@ -72,13 +119,13 @@ impl Mapped {
         if len == 0 {
             return Ok(Mapped(Bytes::Memory(Vec::new())));
         }
-        let mut map = huge_pages(len, "weights")?;
+        let mut map = HugePages::new(len, "weights")?;
         file.read_exact(&mut map).map_err(io)?;
-        Ok(Mapped(Bytes::Map(map.make_read_only().map_err(io)?)))
+        map.make_read_only().map_err(io)
     }
 
-    /// Copies the parts, one after another, to memory in huge pages (if they fill one), each to a multiple of
-    /// [`PART_ALIGNMENT`]; a part is dropped as soon as it is copied. Gives the place of each.
+    /// Copies the parts, one after another, to memory in huge pages, each to a multiple of [`PART_ALIGNMENT`]; a part is
+    /// dropped as soon as it is copied. Gives the place of each.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -86,9 +133,8 @@ impl Mapped {
     pub(crate) fn gather(parts: Vec<Arc<Vec<u8>>>) -> Result<(Self, Vec<usize>)> {
         let room = |len: usize| len.next_multiple_of(PART_ALIGNMENT);
         let total = parts.iter().map(|part| room(part.len())).sum::<usize>().max(1);
-        let page = if total < HUGE_PAGE { 1 } else { HUGE_PAGE };
-        let mut map = huge_pages(total.next_multiple_of(page) + page - 1, "weights")?;
-        let mut end = map.as_ptr().align_offset(page);
+        let mut map = HugePages::new(total, "weights")?;
+        let mut end = 0;
         let place = |part: Arc<Vec<u8>>| {
             let begin = end;
             map[begin..begin + part.len()].copy_from_slice(&part);
@@ -96,8 +142,8 @@ impl Mapped {
             begin
         };
         let places = parts.into_iter().map(place).collect();
-        let map = map.make_read_only().map_err(|_| Error::OutOfMemory { bytes: total as u128, what: "weights" })?;
-        Ok((Mapped(Bytes::Map(map)), places))
+        let gathered = map.make_read_only().map_err(|_| Error::OutOfMemory { bytes: total as u128, what: "weights" })?;
+        Ok((gathered, places))
     }
 
     /// Bytes that are in memory already.
@@ -111,11 +157,30 @@ impl Mapped {
     }
 
     /// All of them.
+    #[expect(clippy::indexing_slicing, reason = "the bytes lie inside the map")]
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Map(map) => map.deref(),
+            Bytes::Map { map, begin, len } => &map[*begin..begin + len],
             Bytes::Memory(bytes) => bytes,
             Bytes::Static(bytes) => bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fills_a_huge_page_begins_at_one() {
+        for len in [1, HUGE_PAGE - 1, HUGE_PAGE, HUGE_PAGE + 5, 3 * HUGE_PAGE] {
+            let mut pages = HugePages::new(len, "a test").unwrap();
+            assert!(pages.len() == len && pages.iter().all(|&byte| byte == 0));
+            assert!(len < HUGE_PAGE || pages.as_ptr().addr() % HUGE_PAGE == 0, "{len} bytes at {:?}", pages.as_ptr());
+            pages[len - 1] = 7;
+            let read_only = pages.make_read_only().unwrap();
+            assert!(read_only.bytes().len() == len && read_only.bytes()[len - 1] == 7);
+        }
+        assert!(matches!(HugePages::new(usize::MAX, "a test"), Err(Error::OutOfMemory { .. })));
     }
 }

@@ -1,9 +1,8 @@
 //! The K and V rows of one layer.
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
-use memmap2::MmapMut;
 
-use crate::{dtype::Float, mapped::huge_pages, Matrix, Result};
+use crate::{dtype::Float, mapped::HugePages, Matrix, Result};
 
 #[derive(Clone, Copy, Debug)]
 pub enum Side {
@@ -23,7 +22,7 @@ pub struct KvRows {
     arenas: usize,
     rows: usize,
     /// None: no room yet.
-    memory: Option<MmapMut>,
+    memory: Option<HugePages>,
 }
 
 impl KvRows {
@@ -49,7 +48,7 @@ impl KvRows {
         let mut grown = KvRows { arenas, rows, ..KvRows::new(self.head_dim, self.dtype) };
         let bytes = grown.side_bytes().saturating_mul(2).saturating_mul(arenas);
         if bytes > 0 {
-            grown.memory = Some(huge_pages(bytes, "the K and V rows of a session")?);
+            grown.memory = Some(HugePages::new(bytes, "the K and V rows of a session")?);
         }
         for arena in 0..self.arenas {
             for side in Side::BOTH {

@@ -13,10 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memmap2::MmapMut;
-
 use crate::{
-    mapped::huge_pages,
+    mapped::HugePages,
     ops::{Cpu, PeakKind, Streams},
     Result,
 };
@@ -34,7 +32,7 @@ const ROUNDS: usize = 2000;
 /// Measures with the threads and the ISA level of a [`Cpu`].
 pub struct Roof {
     cpu: Cpu,
-    buffer: MmapMut,
+    buffer: HugePages,
 }
 
 /// Peak arithmetic.
@@ -53,7 +51,7 @@ impl Roof {
     /// [`crate::Error::OutOfMemory`].
     pub fn new(cpu: &Cpu, bytes: usize) -> Result<Self> {
         let len = bytes.clamp(PIECE, MAX_BUFFER);
-        let mut buffer = huge_pages(len, "a bandwidth probe")?;
+        let mut buffer = HugePages::new(len, "a bandwidth probe")?;
         // Untouched pages all share one page of zeros.
         buffer.fill(0x5a);
         Ok(Roof { cpu: cpu.clone(), buffer })
