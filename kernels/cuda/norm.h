@@ -17,6 +17,24 @@ DOGE_DEVICE float scale(float (&part)[WARPS], float squares, uint32_t cols, floa
   return 1.0f / sqrtf(sum / (float)cols + eps);
 }
 
+/// Adds a quad's squares, in ascending columns.
+DOGE_DEVICE float add_squares(float squares, const dev::Words4 &quad) {
+#pragma unroll
+  for (uint32_t j = 0; j < QUAD; ++j) {
+    const float value = dev::from_bits(quad.w[j]);
+    squares = dev::fma(value, value, squares);
+  }
+  return squares;
+}
+
+/// A quad of the normed row.
+DOGE_DEVICE dev::Words4 normed(const dev::Words4 &weight, const dev::Words4 &quad, float by) {
+  dev::Words4 y;
+#pragma unroll
+  for (uint32_t j = 0; j < QUAD; ++j) y.w[j] = dev::bits(dev::from_bits(weight.w[j]) * (dev::from_bits(quad.w[j]) * by));
+  return y;
+}
+
 /// A row that a projection norms itself.
 struct Row {
   float part[WARPS];
@@ -41,23 +59,14 @@ DOGE_DEVICE const float *apply(Row &row, const Quads &weight, const Quads &mine,
   float squares = 0.0f;
 #pragma unroll
   for (uint32_t i = 0; i < Quads::N; ++i) {
-    if ((dev::thread() + i * THREADS) * QUAD >= cols) continue;
-#pragma unroll
-    for (uint32_t j = 0; j < QUAD; ++j) {
-      const float value = dev::from_bits(mine.quad[i].w[j]);
-      squares = dev::fma(value, value, squares);
-    }
+    if ((dev::thread() + i * THREADS) * QUAD < cols) squares = add_squares(squares, mine.quad[i]);
   }
   const float by = scale(row.part, squares, cols, eps);
   // Padding is zero, and stays so.
 #pragma unroll
   for (uint32_t i = 0; i < Quads::N; ++i) {
     const uint32_t c = (dev::thread() + i * THREADS) * QUAD;
-    if (c >= cols) continue;
-#pragma unroll
-    for (uint32_t j = 0; j < QUAD; ++j) {
-      row.x[c + j] = dev::from_bits(weight.quad[i].w[j]) * (dev::from_bits(mine.quad[i].w[j]) * by);
-    }
+    if (c < cols) dev::store16(row.x + c, normed(weight.quad[i], mine.quad[i], by));
   }
   for (uint32_t c = (cols + QUAD - 1) / QUAD * QUAD + dev::thread(); c < (cols + DOGE_CUDA_PAD - 1) / DOGE_CUDA_PAD * DOGE_CUDA_PAD; c += THREADS) {
     row.x[c] = 0.0f;

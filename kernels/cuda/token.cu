@@ -52,9 +52,7 @@ DOGE_DEVICE void input(Shared &shared, row_norm::Row &row, const DogeCudaStage &
     float squares = 0.0f;
 #pragma unroll 1
     for (uint32_t c = 4 * dev::thread(); c < a.cols; c += 4 * THREADS) {
-      const dev::Words4 quad = dev::load16(shared.raw + c);
-#pragma unroll
-      for (uint32_t j = 0; j < 4; ++j) squares = dev::fma(dev::from_bits(quad.w[j]), dev::from_bits(quad.w[j]), squares);
+      squares = row_norm::add_squares(squares, dev::load16(shared.raw + c));
     }
     by = row_norm::scale(shared.squares[dev::team()], squares, a.cols, a.eps);
   }
@@ -62,13 +60,7 @@ DOGE_DEVICE void input(Shared &shared, row_norm::Row &row, const DogeCudaStage &
   for (uint32_t i = 0; i < N; ++i) {
     const uint32_t c = first + i * STEP;
     if (c >= a.x_stride) continue;
-    if (a.norm != nullptr) {
-#pragma unroll
-      for (uint32_t j = 0; j < 4; ++j) {
-        x[i].w[j] = dev::bits(dev::from_bits(weight[i].w[j]) * (dev::from_bits(x[i].w[j]) * by));
-      }
-    }
-    dev::store16(row.x + c, x[i]);
+    dev::store16(row.x + c, a.norm != nullptr ? row_norm::normed(weight[i], x[i], by) : x[i]);
   }
 }
 
