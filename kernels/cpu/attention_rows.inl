@@ -44,18 +44,6 @@ template <bool plain, class KV> struct EntryRows {
   const KV *operator[](size_t i) const { return first + (plain ? i : row[i]) * stride; }
 };
 
-/// A bit for each row whose place is in the entry's interval.
-template <class KV> inline uint32_t rows_that_see(const AttentionRows<KV> &rows, size_t entry) {
-  const DogeAttentionArgs *a = rows.args;
-  const uint64_t from = a->seen_from[entry], until = a->seen_until[entry], place0 = a->place0;
-  uint64_t begin = from > place0 ? (from - place0) * a->n_heads : 0;
-  uint64_t end = until > place0 ? (until - place0) * a->n_heads : 0;
-  begin = begin > rows.first ? begin - rows.first : 0;
-  end = end > rows.first ? end - rows.first : 0;
-  if (end > (uint64_t)rows.n) end = rows.n;
-  return begin < end ? (1u << end) - (1u << begin) : 0;
-}
-
 template <class KV>
 inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t tile_begin, size_t tile_end, size_t place) {
   const DogeAttentionArgs *a = rows.args;
@@ -63,13 +51,30 @@ inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t t
   seen.stride = tile_end - tile_begin;
   seen.begin = tile_begin + place;
   seen.n = tile_end - seen.begin < SEEN_CHUNK ? tile_end - seen.begin : SEEN_CHUNK;
-  seen.any = 0;
-  seen.every = rows.all;
-  for (size_t i = 0; i < seen.n; ++i) {
-    seen.rows[i] = a->seen_from ? rows_that_see(rows, seen.begin + i) : rows.all;
-    seen.any |= seen.rows[i];
-    seen.every &= seen.rows[i];
+  // An interval of places is one of rows. Without a branch, so that the compiler takes many entries at once.
+  const auto smaller = [](uint32_t x, uint32_t y) { return x < y ? x : y; };
+  const auto larger = [](uint32_t x, uint32_t y) { return x > y ? x : y; };
+  const uint32_t place0 = a->place0 + (uint32_t)(rows.first / a->n_heads), head0 = (uint32_t)(rows.first % a->n_heads);
+  const uint32_t n_heads = (uint32_t)a->n_heads, n = (uint32_t)rows.n;
+  const auto first_row_at = [&](uint32_t at) { // or after it
+    const uint32_t query = smaller(larger(at, place0) - place0, DOGE_ATTENTION_ROWS);
+    return smaller(larger(query * n_heads, head0) - head0, n);
+  };
+  uint32_t any = 0, every = rows.all;
+  if (!a->seen_from) {
+    any = rows.all;
+    for (size_t i = 0; i < seen.n; ++i) seen.rows[i] = rows.all;
+  } else {
+    const uint32_t *from = a->seen_from + seen.begin, *until = a->seen_until + seen.begin;
+    for (size_t i = 0; i < seen.n; ++i) {
+      const uint32_t begin = first_row_at(from[i]), end = larger(begin, first_row_at(until[i])), by = (1u << end) - (1u << begin);
+      seen.rows[i] = by;
+      any |= by;
+      every &= by;
+    }
   }
+  seen.any = any;
+  seen.every = every;
   const uint32_t *row = a->row + seen.begin;
   uint32_t elsewhere = 0;
   for (size_t i = 0; i < seen.n; ++i) elsewhere |= row[i] ^ (row[0] + (uint32_t)i);

@@ -17,17 +17,29 @@
 
 namespace {
 
-/// dot(q, k) of NR entries from seen.begin + i on, for all rows.
-template <int NR, class KV> inline void entry_dots(const AttentionRows<KV> &rows, const SeenEntries &seen, size_t i) {
-  const DogeAttentionArgs *a = rows.args;
-  const EntryRows<false, KV> all(rows.k, a, seen);
-  const KV *k[NR];
-  for (int j = 0; j < NR; ++j) k[j] = all[i + j];
-  constexpr int MR = NR == 1 ? 1 : TILE_ROWS; // one entry: a rest
-  for (int r = 0; r < rows.n; r += MR) {
-    const int some = rows.n - r < MR ? rows.n - r : MR;
-    float *p = rows.p + r * seen.stride + seen.place + i;
-    dot_tile_rows<MR, NR>(some, p, seen.stride, 1, rows.q + r, k, a->head_dim);
+/// dot(q, k) of some <= MR rows from r on, known at run time. Everything inlined: a call for each tile of these short sums,
+/// which then go through memory, cost a third.
+template <int MR, class KV> void row_dots(const AttentionRows<KV> &rows, const SeenEntries &seen, int r, int some) {
+  if constexpr (MR > 1) {
+    if (some < MR) return row_dots<MR - 1>(rows, seen, r, some);
+  }
+  const EntryRows<false, KV> entries(rows.k, rows.args, seen);
+  const size_t stride = seen.stride, head_dim = rows.args->head_dim;
+  const uint32_t mine = ((1u << MR) - 1) << r;
+  float *p = rows.p + r * stride + seen.place;
+  size_t i = 0;
+  for (; i + TILE_COLS <= seen.n; i += TILE_COLS) {
+    const KV *k[TILE_COLS];
+    uint32_t by = 0;
+    for (int j = 0; j < TILE_COLS; ++j) {
+      by |= seen.rows[i + j];
+      k[j] = entries[i + j];
+    }
+    if (by & mine) dot_tile<MR, TILE_COLS>(p + i, stride, 1, rows.q + r, k, head_dim);
+  }
+  for (; i < seen.n; ++i) {
+    const KV *k = entries[i];
+    if (seen.rows[i] & mine) dot_tile<MR, 1>(p + i, stride, 1, rows.q + r, &k, head_dim);
   }
 }
 
@@ -54,15 +66,10 @@ template <class KV> inline void score(const AttentionRows<KV> &rows, const SeenE
   if (rows.n <= FEW_ROWS) {
     if (seen.plain) rows.n == 1 ? entry_dots_in_order<1, true>(rows, seen) : entry_dots_in_order<FEW_ROWS, true>(rows, seen);
     else rows.n == 1 ? entry_dots_in_order<1, false>(rows, seen) : entry_dots_in_order<FEW_ROWS, false>(rows, seen);
-    i = seen.n;
-  }
-  for (; i + TILE_COLS <= seen.n; i += TILE_COLS) {
-    uint32_t any = 0;
-    for (int j = 0; j < TILE_COLS; ++j) any |= seen.rows[i + j];
-    if (any) entry_dots<TILE_COLS>(rows, seen, i);
-  }
-  for (; i < seen.n; ++i) {
-    if (seen.rows[i]) entry_dots<1>(rows, seen, i);
+  } else {
+    for (int r = 0; r < rows.n; r += TILE_ROWS) {
+      row_dots<TILE_ROWS>(rows, seen, r, rows.n - r < TILE_ROWS ? rows.n - r : TILE_ROWS);
+    }
   }
 
   const F32V scale = splat(rows.args->scale);
@@ -72,9 +79,7 @@ template <class KV> inline void score(const AttentionRows<KV> &rows, const SeenE
     for (i = 0; i + LANES <= seen.n; i += LANES) store(p + i, fma(load(p + i), scale, load(mask + i)));
     if (i < seen.n) store_n(p + i, fma(load_n(p + i, seen.n - i), scale, load_n(mask + i, seen.n - i)), seen.n - i);
     if (seen.every >> r & 1) continue;
-    for (i = 0; i < seen.n; ++i) {
-      if (!(seen.rows[i] >> r & 1)) p[i] = -INFINITY;
-    }
+    for (i = 0; i < seen.n; ++i) p[i] = seen.rows[i] >> r & 1 ? p[i] : -INFINITY;
   }
 }
 
@@ -94,9 +99,10 @@ inline float weigh(float *p, size_t n) {
 /// The sums of NR rows of p, one entry after another: so unseen entries, which are 0, change nothing. The rows side by side,
 /// since one alone is bound by the latency of an addition.
 template <int NR> inline void add_up(float *total, const float *p, size_t n) {
-  for (int r = 0; r < NR; ++r) total[r] = 0.0f;
+  float sums[NR] = {}; // not in `total`, which p might be for all the compiler knows
   for (size_t i = 0; i < n; ++i)
-    for (int r = 0; r < NR; ++r) total[r] += p[r * n + i];
+    for (int r = 0; r < NR; ++r) sums[r] += p[r * n + i];
+  for (int r = 0; r < NR; ++r) total[r] = sums[r];
 }
 
 /// mixed[r..r+MR][c..c+channels] += p * v over a run of entries; channels = NV * LANES, or fewer than LANES and NV = 1.
@@ -203,7 +209,7 @@ template <class KV> inline void attend_tile(AttentionRows<KV> &rows, size_t begi
   const size_t length = end - begin;
   for (int r = 0; r < rows.n; ++r) maximum[r] = weigh(rows.p + r * length, length);
   int r = 0;
-  for (; r + 4 <= rows.n; r += 4) add_up<4>(total + r, rows.p + r * length, length);
+  for (; r + 8 <= rows.n; r += 8) add_up<8>(total + r, rows.p + r * length, length);
   for (; r < rows.n; ++r) add_up<1>(total + r, rows.p + r * length, length);
 
   memset(rows.mixed, 0, rows.n * a->head_dim * sizeof(float));

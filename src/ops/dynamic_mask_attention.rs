@@ -108,11 +108,12 @@ impl Cpu {
         let masks_step = if mask_heads / shared >= self.threads() { shared } else { 1 };
         let heads_step = if single && mask_heads < self.threads() { 1 } else { heads_per_mask.clamp(1, ROWS) };
         let (query_groups, head_groups) = (n_queries.div_ceil(queries_step), heads_per_mask.div_ceil(heads_step));
-        let mask_groups = mask_heads.div_ceil(masks_step);
+        let (mask_groups, groups) = (mask_heads.div_ceil(masks_step), head_groups * query_groups);
         let (out, scratch) = (SharedMut::new(out), SharedMut::new(scratch));
         let refused = Mutex::new(None);
-        self.pool.run(mask_groups * head_groups * query_groups, |chunk, thread| {
-            let (group, first) = (chunk / mask_groups, chunk % mask_groups * masks_step);
+        self.pool.run(mask_groups * groups, |chunk, thread| {
+            // All that read the same k and v come one after another, and find them in the caches.
+            let (group, first) = (chunk % groups, chunk / groups * masks_step);
             let (first_query, first_head) = (group / head_groups * queries_step, group % head_groups * heads_step);
             let end = (first + masks_step).min(mask_heads);
             let mut m = first;
