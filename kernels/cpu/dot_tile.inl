@@ -61,6 +61,23 @@ template <bool whole, int MR, int NR, class W, class X>
   }
 }
 
+/// Writes the sums of the tile, row by row, from the i-th on: eight at once cost little more than one, and go straight into
+/// out where four lie side by side. A recursion, not a loop: where an index is not constant, the tile goes through memory.
+template <int i, int MR, int NR>
+[[gnu::always_inline]] inline void store_sums(float *out, size_t row_stride, size_t col_stride, const F32V (&acc)[MR][NR]) {
+  constexpr int left = MR * NR - i, some = left >= 8 ? 8 : left >= 4 ? 4 : left >= 1 ? 1 : 0;
+  const auto at = [&](int j) { return acc[(i + j) / NR][(i + j) % NR]; };
+  const auto to = [&](int j) { return out + (i + j) / NR * row_stride + (i + j) % NR * col_stride; };
+  const bool straight = some >= 4 && NR % 4 == 0 && col_stride == 1;
+  float sums[8], *low = straight ? to(0) : sums, *high = straight ? to(4) : sums + 4;
+  if constexpr (some == 8) sum8(low, high, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
+  if constexpr (some == 4) sum4(low, at(0), at(1), at(2), at(3));
+  if constexpr (some == 1) sums[0] = sum(at(0));
+  if (!straight)
+    for (int j = 0; j < some; ++j) *to(j) = sums[j];
+  if constexpr (left > some) store_sums<i + some>(out, row_stride, col_stride, acc);
+}
+
 /// Always inlined: a call, and pointers that go through memory, cost as much as a row of 256 columns.
 template <int MR, int NR, class W, class X>
 [[gnu::always_inline]] inline void dot_tile(float *out, size_t row_stride, size_t col_stride, const X *const *x_rows,
@@ -78,26 +95,7 @@ template <int MR, int NR, class W, class X>
   for (; c + COLS <= cols; c += COLS) dot_step<true>(acc, x, w, c, COLS);
   if (c < cols) dot_step<false>(acc, x, w, c, cols - c);
 
-  // Four sums cost little more than one, so the tile is summed as one list; straight into out where four lie side by side.
-  const bool straight = NR % 4 == 0 && col_stride == 1;
-  float sums[MR * NR];
-  int i = 0;
-  for (; i + 4 <= MR * NR; i += 4) {
-    sum4(straight ? out + i / NR * row_stride + i % NR : sums + i, acc[i / NR][i % NR], acc[(i + 1) / NR][(i + 1) % NR],
-         acc[(i + 2) / NR][(i + 2) % NR], acc[(i + 3) / NR][(i + 3) % NR]);
-  }
-  if (straight) return;
-  for (; i < MR * NR; ++i) sums[i] = sum(acc[i / NR][i % NR]);
-  for (int m = 0; m < MR; ++m)
-    for (int n = 0; n < NR; ++n) out[m * row_stride + n * col_stride] = sums[m * NR + n];
-}
-
-/// The same for rows <= MR rows of x, known at run time.
-template <int MR, int NR, class W, class X>
-inline void dot_tile_rows(int rows, float *out, size_t row_stride, size_t col_stride, const X *const *x, const W *const *w,
-                          size_t cols) {
-  if (rows == MR) return dot_tile<MR, NR>(out, row_stride, col_stride, x, w, cols);
-  if constexpr (MR > 1) dot_tile_rows<MR - 1, NR>(rows, out, row_stride, col_stride, x, w, cols);
+  store_sums<0>(out, row_stride, col_stride, acc);
 }
 
 } // namespace

@@ -102,5 +102,9 @@ inline void sum4(float *out, F32V a, F32V b, F32V c, F32V d) { // sum's tree, fo
   const __m128 ab = _mm256_castps256_ps128(two), cd = _mm256_extractf128_ps(two, 1);
   _mm_storeu_ps(out, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd)));
 }
+inline void sum8(float *low, float *high, F32V a, F32V b, F32V c, F32V d, F32V e, F32V f, F32V g, F32V h) {
+  sum4(low, a, b, c, d);
+  sum4(high, e, f, g, h);
+}
 
 } // namespace

@@ -95,14 +95,34 @@ inline float max_lane(F32V a) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+/// A step of sum's tree for two vectors at once: the low part of the result is a's, the high one b's. Halves, quarters of each
+/// half, and pairs of each quarter. One shuffle a step, not two: shuffles take turns with fma (Zen 4), blends do not.
+inline __m512 fold8(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b),
+                       _mm512_castsi512_ps(_mm512_alignr_epi64(_mm512_castps_si512(b), _mm512_castps_si512(a), 4)));
+}
+inline __m512 fold4(__m512 a, __m512 b) {
+  const __m512 other = _mm512_mask_blend_ps(0xf0f0, b, a);
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, a, b), _mm512_shuffle_f32x4(other, other, 0xb1));
+}
+inline __m512 fold2(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
+}
+inline __m512 fold1(__m512 a) { return _mm512_add_ps(a, _mm512_permute_ps(a, 0xb1)); }
+
 inline void sum4(float *out, F32V a, F32V b, F32V c, F32V d) {
-  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a.v, b.v, 0x44), _mm512_shuffle_f32x4(a.v, b.v, 0xee));
-  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c.v, d.v, 0x44), _mm512_shuffle_f32x4(c.v, d.v, 0xee));
-  const __m512 four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd)); // aaaa bbbb ..
-  const __m512 two = _mm512_add_ps(four, _mm512_permute_ps(four, 0x4e));
-  const __m512 one = _mm512_add_ps(two, _mm512_permute_ps(two, 0xb1));
-  const __m512i corner = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512 four = fold4(fold8(a.v, b.v), fold8(c.v, d.v)); // a c b d, four lanes each
+  const __m512 one = fold1(_mm512_add_ps(four, _mm512_permute_ps(four, 0x4e)));
+  const __m512i corner = _mm512_setr_epi32(0, 8, 4, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(corner, one)));
+}
+inline void sum8(float *low, float *high, F32V a, F32V b, F32V c, F32V d, F32V e, F32V f, F32V g, F32V h) {
+  const __m512 acbd = fold4(fold8(a.v, b.v), fold8(c.v, d.v));
+  const __m512 egfh = fold4(fold8(e.v, f.v), fold8(g.v, h.v));
+  const __m512i order = _mm512_setr_epi32(0, 8, 4, 12, 2, 10, 6, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m256 sums = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, fold1(fold2(acbd, egfh))));
+  _mm_storeu_ps(low, _mm256_castps256_ps128(sums));
+  _mm_storeu_ps(high, _mm256_extractf128_ps(sums, 1));
 }
 
 } // namespace

@@ -89,5 +89,9 @@ inline void sum4(float *out, F32V a, F32V b, F32V c, F32V d) {
   out[2] = c.v;
   out[3] = d.v;
 }
+inline void sum8(float *low, float *high, F32V a, F32V b, F32V c, F32V d, F32V e, F32V f, F32V g, F32V h) {
+  sum4(low, a, b, c, d);
+  sum4(high, e, f, g, h);
+}
 
 } // namespace
