@@ -140,7 +140,7 @@ typedef struct DogeAttentionArgs {
   float *scratch;           /* DOGE_ATTENTION_SCRATCH(longest tile, head_dim) floats */
   size_t n_tiles;
   size_t n_queries;
-  size_t n_heads;
+  size_t n_heads;           /* < 2^28 */
   size_t head_dim;
   size_t q_stride, out_stride, kv_stride; /* in elements */
   uint32_t place0;
