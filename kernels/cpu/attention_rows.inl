@@ -44,6 +44,25 @@ template <bool plain, class KV> struct EntryRows {
   const KV *operator[](size_t i) const { return first + (plain ? i : row[i]) * stride; }
 };
 
+/// A bit for each row whose place is in the entry's interval, for every entry of the run. An interval of places is one of
+/// rows. Without a branch, so that the compiler takes many entries at once.
+template <class KV> inline void rows_that_see(SeenEntries &seen, const AttentionRows<KV> &rows) {
+  const DogeAttentionArgs *a = rows.args;
+  const auto smaller = [](uint32_t x, uint32_t y) { return x < y ? x : y; };
+  const auto larger = [](uint32_t x, uint32_t y) { return x > y ? x : y; };
+  const uint32_t n_heads = (uint32_t)a->n_heads, n = (uint32_t)rows.n;
+  const uint32_t place0 = a->place0 + (uint32_t)(rows.first / a->n_heads), head0 = (uint32_t)(rows.first % a->n_heads);
+  const auto first_row_at = [&](uint32_t place) { // or after it
+    const uint32_t query = smaller(larger(place, place0) - place0, DOGE_ATTENTION_ROWS);
+    return smaller(larger(query * n_heads, head0) - head0, n);
+  };
+  const uint32_t *from = a->seen_from + seen.begin, *until = a->seen_until + seen.begin;
+  for (size_t i = 0; i < seen.n; ++i) {
+    const uint32_t begin = first_row_at(from[i]), end = larger(begin, first_row_at(until[i]));
+    seen.rows[i] = (1u << end) - (1u << begin);
+  }
+}
+
 template <class KV>
 inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t tile_begin, size_t tile_end, size_t place) {
   const DogeAttentionArgs *a = rows.args;
@@ -51,30 +70,15 @@ inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t t
   seen.stride = tile_end - tile_begin;
   seen.begin = tile_begin + place;
   seen.n = tile_end - seen.begin < SEEN_CHUNK ? tile_end - seen.begin : SEEN_CHUNK;
-  // An interval of places is one of rows. Without a branch, so that the compiler takes many entries at once.
-  const auto smaller = [](uint32_t x, uint32_t y) { return x < y ? x : y; };
-  const auto larger = [](uint32_t x, uint32_t y) { return x > y ? x : y; };
-  const uint32_t place0 = a->place0 + (uint32_t)(rows.first / a->n_heads), head0 = (uint32_t)(rows.first % a->n_heads);
-  const uint32_t n_heads = (uint32_t)a->n_heads, n = (uint32_t)rows.n;
-  const auto first_row_at = [&](uint32_t at) { // or after it
-    const uint32_t query = smaller(larger(at, place0) - place0, DOGE_ATTENTION_ROWS);
-    return smaller(larger(query * n_heads, head0) - head0, n);
-  };
-  uint32_t any = 0, every = rows.all;
-  if (!a->seen_from) {
-    any = rows.all;
+  if (a->seen_from) rows_that_see(seen, rows);
+  else
     for (size_t i = 0; i < seen.n; ++i) seen.rows[i] = rows.all;
-  } else {
-    const uint32_t *from = a->seen_from + seen.begin, *until = a->seen_until + seen.begin;
-    for (size_t i = 0; i < seen.n; ++i) {
-      const uint32_t begin = first_row_at(from[i]), end = larger(begin, first_row_at(until[i])), by = (1u << end) - (1u << begin);
-      seen.rows[i] = by;
-      any |= by;
-      every &= by;
-    }
+  seen.any = 0;
+  seen.every = rows.all;
+  for (size_t i = 0; i < seen.n; ++i) {
+    seen.any |= seen.rows[i];
+    seen.every &= seen.rows[i];
   }
-  seen.any = any;
-  seen.every = every;
   const uint32_t *row = a->row + seen.begin;
   uint32_t elsewhere = 0;
   for (size_t i = 0; i < seen.n; ++i) elsewhere |= row[i] ^ (row[0] + (uint32_t)i);

@@ -65,16 +65,17 @@ template <bool whole, int MR, int NR, class W, class X>
 /// out where four lie side by side. A recursion, not a loop: where an index is not constant, the tile goes through memory.
 template <int i, int MR, int NR>
 [[gnu::always_inline]] inline void store_sums(float *out, size_t row_stride, size_t col_stride, const F32V (&acc)[MR][NR]) {
-  constexpr int left = MR * NR - i, some = left >= 8 ? 8 : left >= 4 ? 4 : left >= 1 ? 1 : 0;
+  constexpr int left = MR * NR - i, some = left >= 8 ? 8 : left >= 4 ? 4 : 1;
+  const bool straight = NR % 4 == 0 && col_stride == 1;
+  float sums[8];
   const auto at = [&](int j) { return acc[(i + j) / NR][(i + j) % NR]; };
-  const auto to = [&](int j) { return out + (i + j) / NR * row_stride + (i + j) % NR * col_stride; };
-  const bool straight = some >= 4 && NR % 4 == 0 && col_stride == 1;
-  float sums[8], *low = straight ? to(0) : sums, *high = straight ? to(4) : sums + 4;
-  if constexpr (some == 8) sum8(low, high, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
-  if constexpr (some == 4) sum4(low, at(0), at(1), at(2), at(3));
-  if constexpr (some == 1) sums[0] = sum(at(0));
+  const auto place = [&](int j) { return out + (i + j) / NR * row_stride + (i + j) % NR * col_stride; };
+  const auto to = [&](int j) { return straight ? place(j) : sums + j; };
+  if constexpr (some == 8) sum8(to(0), to(4), at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
+  if constexpr (some == 4) sum4(to(0), at(0), at(1), at(2), at(3));
+  if constexpr (some == 1) *to(0) = sum(at(0));
   if (!straight)
-    for (int j = 0; j < some; ++j) *to(j) = sums[j];
+    for (int j = 0; j < some; ++j) *place(j) = sums[j];
   if constexpr (left > some) store_sums<i + some>(out, row_stride, col_stride, acc);
 }
 
