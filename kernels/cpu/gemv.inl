@@ -1,15 +1,16 @@
 // out[o] = dot(weight[o], x) (+ bias[o]), o in [begin, end)
 //
-// Plan: the rows in six equal runs, and one row of each run side by side, each its own chain of the one sum
+// Plan: the rows in STREAMS equal runs, and one row of each run side by side, each its own chain of the one sum
 // (dot_tile.inl); x stays in the L1 cache. Every weight is read once and used once, so the cost is the memory. The idea:
 // few, long streams. Neighbouring rows side by side are short ones, often two in one page, which hardware prefetchers
-// lose: half of the speed for rows of 2 KiB (Zen 4, huge pages; with small pages it is worse), where runs of 128 KiB are
-// as fast as a plain read. Eight runs are a tenth slower from memory, four a tenth slower from the caches.
+// lose: half of the speed (Zen 4, huge pages; with small pages it is worse). A token of the 60M or the 320M is 3 to 13 %
+// slower with six runs than with two, 2 to 7 % with three, and with one a tenth at bf16, whose chain then waits for itself.
+// Two chains have their price where the caches hold the weights: 16-bit rows, which widen as they go, lose a sixth there.
 #pragma once
 
 namespace {
 
-constexpr int STREAMS = 6;
+constexpr int STREAMS = LANES > 1 ? 2 : 6; // a single lane is bound by the latency of its chains, not by memory
 
 /// The N rows o, o + run, ... of the weight.
 template <int N, class W, class X>
@@ -24,11 +25,9 @@ void gemv_of(float *out, const void *weight, const X *x, const float *bias, size
   const W *w = (const W *)weight;
   const size_t run = begin < end ? (end - begin) / STREAMS : 0;
   for (size_t i = 0; i < run; ++i) gemv_rows<STREAMS>(out, w, x, cols, begin + i, run);
-  size_t o = begin + STREAMS * run;
-  for (; o + 4 <= end; o += 4) gemv_rows<4>(out, w, x, cols, o, 1);
-  for (; o < end; ++o) gemv_rows<1>(out, w, x, cols, o, 1);
+  for (size_t o = begin + STREAMS * run; o < end; ++o) gemv_rows<1>(out, w, x, cols, o, 1);
   if (bias) {
-    for (o = begin; o < end; ++o) out[o] += bias[o];
+    for (size_t o = begin; o < end; ++o) out[o] += bias[o];
   }
 }
 

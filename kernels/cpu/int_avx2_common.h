@@ -6,7 +6,6 @@
 namespace {
 
 constexpr int INT_ROWS = 3, INT_TILES = 1; // 6 sums in integers, up to 4 lines, 1 quad; those in floats in memory
-constexpr int INT_STREAMS = 4;
 constexpr int INT_UNROLL = 4;
 
 inline F32V load_int8(const unsigned char *p) {

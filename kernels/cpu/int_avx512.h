@@ -14,7 +14,6 @@
 namespace {
 
 constexpr int INT_ROWS = 6, INT_TILES = 2; // 12 sums in integers, 12 in floats, 2 lines, 1 quad: 27 of the 32 registers
-constexpr int INT_STREAMS = 4;             // tiles side by side in gemv
 constexpr int INT_UNROLL = 8;              // lines of the inner loop: a whole group without a jump or a register copied
 
 inline F32V load_int8(const unsigned char *p) {

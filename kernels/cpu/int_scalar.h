@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int INT_ROWS = 1, INT_TILES = 1, INT_STREAMS = 1, INT_UNROLL = 1;
+constexpr int INT_ROWS = 1, INT_TILES = 1, INT_UNROLL = 1;
 
 inline F32V load_int8(const unsigned char *p) { return {(float)(int8_t)*p}; }
 inline F32V load_low(const unsigned char *p) { return {(float)((*p & 15) - 8)}; }
