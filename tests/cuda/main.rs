@@ -198,23 +198,24 @@ fn sliding_windows_that_come_around() {
     emulator::schedule(2);
     let config = config(|c| {
         (c.vocab_size, c.hidden_size, c.head_dim, c.intermediate_size, c.num_hidden_layers) = (86, 16, 4, 8, 1);
+        (c.num_attention_heads, c.num_key_value_heads) = (2, 1);
         (c.keep_window_size, c.sliding_window) = (7, Some(40));
     });
     let variant = Variant::v1(&config);
     let on_the_cpu = Model::new(Checkpoint::random(config, variant, Dtype::F32, 11).unwrap());
     let model = on_the_cpu.on(&emulator::device(), |_, _| {}).unwrap();
-    let ids = prompt(330);
+    let ids = prompt(1100);
     let feed = |model: &Model, block, cut: usize| {
         let mut session = Session::new(model, &cpu(), SessionOptions::default().block(block)).unwrap();
         session.feed(&ids[..cut]).unwrap();
         session.feed(&ids[cut..]).unwrap().to_vec()
     };
-    let (want, whole) = (feed(&on_the_cpu, 256, 1), feed(&model, 256, 1));
+    let (want, whole) = (feed(&on_the_cpu, 1024, 1), feed(&model, 1024, 1));
     let top = want.iter().fold(0f32, |top, x| top.max(x.abs()));
     for (ours, want) in whole.iter().zip(&want) {
         assert!((ours - want).abs() <= 2e-5f32.max(1e-5 * top), "{ours}, on the CPU {want}");
     }
-    for (block, cut) in [(31, 5), (256, 300), (256, 329)] {
+    for (block, cut) in [(31, 5), (1024, 1070), (1024, 1099)] {
         assert_eq!(bits(&feed(&model, block, cut)), bits(&whole), "blocks of {block}, cut at {cut}");
     }
 }
