@@ -191,7 +191,7 @@ fn runs_of_any_length_give_the_same_tokens() {
     }
 }
 
-/// Far enough that the ring of a sliding window comes around: near the CPU's logits, and the same bits for every cut.
+/// So far that the ring of a sliding window, which is longer than the longest block, comes around: near the CPU's logits, and the same bits for every cut.
 #[test]
 fn sliding_windows_that_come_around() {
     let _alone = alone();
@@ -215,7 +215,7 @@ fn sliding_windows_that_come_around() {
     for (ours, want) in whole.iter().zip(&want) {
         assert!((ours - want).abs() <= 2e-5f32.max(1e-5 * top), "{ours}, on the CPU {want}");
     }
-    for (block, cut) in [(31, 5), (1024, 1070), (1024, 1099)] {
+    for (block, cut) in [(31, 5), (1024, 1099)] {
         assert_eq!(bits(&feed(&model, block, cut)), bits(&whole), "blocks of {block}, cut at {cut}");
     }
 }
