@@ -19,15 +19,17 @@ template <int ROWS> struct Shared {
   float mask[ENTRIES];
 };
 
-/// Picks those of the entries begin .. end, in their order, for the others would add nothing; how many they are. A tile may have
-/// an entry more for every token that lost its slot in it, however long the prompt's block is. A barrier inside.
+/// Picks those of the entries begin .. end, one tile, in their order; how many they are. The others would add nothing, and may be
+/// as many as the prompt's block has tokens. A barrier inside.
 template <int ROWS>
-DOGE_DEVICE uint32_t pick(Shared<ROWS> &shared, const DogeCudaAttentionArgs &a, const Keys &keys, const Rows &rows, uint32_t begin, uint32_t end) {
+DOGE_DEVICE uint32_t pick(Shared<ROWS> &shared, const DogeCudaAttentionArgs &a, const Keys &keys, const Rows &rows,
+                          uint32_t begin, uint32_t end) {
   const uint32_t first = a.at->place + rows.query(0), last = a.at->place + rows.query(ROWS - 1);
   uint32_t n = 0;
   for (uint32_t t0 = begin; t0 < end; t0 += 32) {
     // All warps count, one writes.
-    const uint32_t t = t0 + dev::lane(), from = t < end ? keys.seen_from[t] : DOGE_CUDA_NEVER, until = t < end ? keys.seen_until[t] : 0;
+    const uint32_t t = t0 + dev::lane();
+    const uint32_t from = t < end ? keys.seen_from[t] : DOGE_CUDA_NEVER, until = t < end ? keys.seen_until[t] : 0;
     const bool is_seen = from <= last && first < until;
     const uint32_t votes = dev::ballot(is_seen), i = n + dev::count_bits(votes & ((1u << dev::lane()) - 1));
     if (is_seen && dev::warp() == 0) {
@@ -59,8 +61,8 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void prefill(const DogeCudaAttentio
   } else {
     const uint32_t *const tile_begin = a.list.tile_begin + (size_t)m * a.list.tiles_room;
     const uint32_t tiles = (a.kept.count[m] + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
-    const Keys picked = {shared.row,   shared.seen_from, shared.seen_until, shared.mask,
-                         keys.arena_k, keys.arena_v,     keys.new_k,        keys.new_v};
+    Keys picked = keys;
+    picked.row = shared.row, picked.mask = shared.mask, picked.seen_from = shared.seen_from, picked.seen_until = shared.seen_until;
     for (uint32_t i = 0; i < tiles; ++i) {
       const Sight sight = sight_of_list<ROWS>(a, rows, i);
       if (sight == NOTHING) continue;

@@ -75,8 +75,8 @@ DOGE_DEVICE uint32_t below(const uint32_t *slots, uint32_t n, uint32_t slot) {
 }
 
 /// The list of a block of several tokens: by slot, in each slot in order of time.
-DOGE_DEVICE void write_list(const DogeCudaKeyList &list, const Set &set, uint32_t (&left_slot)[DOGE_CUDA_BLOCK], uint32_t m, uint32_t count,
-                            uint32_t n_left) {
+DOGE_DEVICE void write_list(const DogeCudaKeyList &list, const Set &set, uint32_t (&left_slot)[DOGE_CUDA_BLOCK], uint32_t m,
+                            uint32_t count, uint32_t n_left) {
   const size_t base = (size_t)m * list.room, left = (size_t)m * DOGE_CUDA_BLOCK;
   for (uint32_t i = dev::thread(); i < n_left; i += THREADS) {
     const uint32_t slot = list.left_slot[left + i];
