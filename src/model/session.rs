@@ -113,7 +113,7 @@ impl Session {
         self.options.ctx_size
     }
 
-    /// Tokens of a prompt that go through the layers together; of one routed by [`Routing::Reference`](crate::ops::Routing), all do.
+    /// Tokens of a prompt that go through the layers together; with [`Routing::Reference`](crate::ops::Routing) all may.
     pub fn block(&self) -> usize {
         #[cfg(feature = "cuda")]
         if let Some(sequence) = &self.sequence {
