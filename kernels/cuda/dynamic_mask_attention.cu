@@ -62,7 +62,8 @@ template <int ROWS, int COLUMNS> DOGE_DEVICE void prefill(const DogeCudaAttentio
     const uint32_t *const tile_begin = a.list.tile_begin + (size_t)m * a.list.tiles_room;
     const uint32_t tiles = (a.kept.count[m] + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
     Keys picked = keys;
-    picked.row = shared.row, picked.mask = shared.mask, picked.seen_from = shared.seen_from, picked.seen_until = shared.seen_until;
+    picked.row = shared.row, picked.mask = shared.mask;
+    picked.seen_from = shared.seen_from, picked.seen_until = shared.seen_until;
     for (uint32_t i = 0; i < tiles; ++i) {
       const Sight sight = sight_of_list<ROWS>(a, rows, i);
       if (sight == NOTHING) continue;
