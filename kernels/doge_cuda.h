@@ -138,7 +138,7 @@ enum { DOGE_CUDA_TILE = 32 };
 #define DOGE_CUDA_NEW 0x80000000u
 #define DOGE_CUDA_NEVER 0xffffffffu
 /* Tokens of a block at most. */
-enum { DOGE_CUDA_BLOCK = 256 };
+enum { DOGE_CUDA_BLOCK = 1024 };
 
 /* The slot of a full set that the next better key takes. */
 typedef struct DogeCudaWeakest {

@@ -151,8 +151,8 @@ pub fn compare(
     let mut tokens = Tokens::default();
     for (window, first) in windows.cut(ids)? {
         let (mut session, mut base_session) = (Session::new(model, cpu, options)?, Session::new(base, base_cpu, base_options)?);
-        // In turns, so that not more than a block's logits need to be held.
-        for block in window.chunks(options.block.max(1)) {
+        // In turns, so that not more than a block's logits need to be held: by the host, on a device too.
+        for block in window.chunks(options.block_on_cpu()) {
             let mut held = Held::default();
             base_session.feed_observed(block, &mut held)?;
             session.feed_observed(block, &mut Beside { window, first, base: &held, tokens: &mut tokens })?;

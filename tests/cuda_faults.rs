@@ -121,7 +121,7 @@ const UNSEEN: &[(Fault, &str, &str)] = &[
     ),
     (Fault::Barrier, "token_attention.h:86", "as above"),
     (Fault::Barrier, "token_attention.h:155", "as above"),
-    (Fault::Barrier, "kept_commit.h:50", "stands between two steps of one warp, whose lanes the votes keep together here"),
+    (Fault::Barrier, "kept_commit.h:49", "stands between two steps of one warp, whose lanes the votes keep together here"),
     (Fault::Shuffle, "argmax.cu:40", "a maximum over lanes that are one off still goes around all lanes"),
     (Fault::Ballot, "argmax.cu:43", "is asked about numbers that are not finite, and there are none"),
     (Fault::Ballot, "sample.cu:134", "as above"),

@@ -16,7 +16,7 @@ constexpr int ROWS = DOGE_CUDA_DECODE_HEADS;
 struct Shared {
   Tile<ROWS, DOGE_CUDA_TILE> tile;
   alignas(16) float k[HEAD_DIM_MAX];
-  kept::Commit commit;
+  kept::Commit<1> commit;
   kept::Offers offers;
   float mask;
 };

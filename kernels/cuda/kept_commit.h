@@ -5,20 +5,19 @@
 
 namespace kept {
 
-struct Commit {
-  uint32_t stays[DOGE_CUDA_BLOCK];
-  uint32_t row[DOGE_CUDA_BLOCK];
-  uint32_t free[DOGE_CUDA_BLOCK];
+/// ROWS: of the block at most.
+template <uint32_t ROWS> struct Commit {
+  uint32_t stays[ROWS], row[ROWS], free[ROWS];
   uint64_t part[WARPS];
 };
 
 /// Rows of the arena that no set names, for the keys of the block that some set names.
-DOGE_DEVICE void find_rows(const DogeCudaCommitArgs &a, Commit &shared, uint32_t kv_head) {
+template <uint32_t ROWS> DOGE_DEVICE void find_rows(const DogeCudaCommitArgs &a, Commit<ROWS> &shared, uint32_t kv_head) {
   const uint32_t heads = a.kept.mask_heads / a.kept.kv_heads;
   uint32_t *const mark = a.mark + (size_t)kv_head * a.kept.n_arena;
   const size_t base = (size_t)kv_head * heads * a.kept.n_slots;
   for (uint32_t r = dev::thread(); r < a.kept.n_arena; r += DOGE_CUDA_THREADS) mark[r] = 0;
-  for (uint32_t t = dev::thread(); t < DOGE_CUDA_BLOCK; t += DOGE_CUDA_THREADS) shared.stays[t] = 0;
+  for (uint32_t t = dev::thread(); t < a.n_rows; t += DOGE_CUDA_THREADS) shared.stays[t] = 0;
   dev::sync();
   for (uint32_t j = 0; j < heads; ++j) {
     const uint32_t count = a.kept.count[kv_head * heads + j];
@@ -68,7 +67,8 @@ DOGE_DEVICE void find_rows(const DogeCudaCommitArgs &a, Commit &shared, uint32_t
 }
 
 /// `k` and `v` are the block's first rows of this K/V head.
-DOGE_DEVICE void commit(const DogeCudaCommitArgs &a, Commit &shared, uint32_t kv_head, const float *k, const float *v) {
+template <uint32_t ROWS>
+DOGE_DEVICE void commit(const DogeCudaCommitArgs &a, Commit<ROWS> &shared, uint32_t kv_head, const float *k, const float *v) {
   if (a.at->stopped != 0) return;
   const uint32_t heads = a.kept.mask_heads / a.kept.kv_heads, m = kv_head * heads;
   uint32_t *const row = a.kept.row + (size_t)m * a.kept.n_slots;

@@ -16,6 +16,12 @@ struct Offers {
   uint64_t part[2][WARPS];
 };
 
+/// Of a block of several tokens.
+struct OffersOfBlock {
+  Offers offers;
+  uint32_t left_slot[DOGE_CUDA_BLOCK]; // of the keys that left one, ascending
+};
+
 /// The least of all threads. A barrier inside.
 DOGE_DEVICE uint64_t least_of_block(uint64_t mine, uint64_t (&part)[WARPS]) {
   uint64_t least = mine;
@@ -57,37 +63,47 @@ DOGE_DEVICE void find_weakest(const DogeCudaKept &kept, const Set &set, uint32_t
   if (mine == least_of_block(mine, shared.part[0]) && mine != NONE) kept.weakest[m] = {mine, slot};
 }
 
-/// Keys that left a slot below `slot`, or up to it.
-DOGE_DEVICE uint32_t left_below(const uint32_t *left_slot, uint32_t n_left, uint32_t slot) {
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < n_left; ++i) n += left_slot[i] < slot;
-  return n;
+/// Of n slots, ascending: how many are below `slot`.
+DOGE_DEVICE uint32_t below(const uint32_t *slots, uint32_t n, uint32_t slot) {
+  uint32_t first = 0;
+  while (n > 0) {
+    const uint32_t half = n / 2;
+    if (slots[first + half] < slot) first += half + 1, n -= half + 1;
+    else n = half;
+  }
+  return first;
 }
 
 /// The list of a block of several tokens: by slot, in each slot in order of time.
-DOGE_DEVICE void write_list(const DogeCudaKeyList &list, const Set &set, uint32_t m, uint32_t count, uint32_t n_left) {
+DOGE_DEVICE void write_list(const DogeCudaKeyList &list, const Set &set, uint32_t (&left_slot)[DOGE_CUDA_BLOCK], uint32_t m,
+                            uint32_t count, uint32_t n_left) {
   const size_t base = (size_t)m * list.room, left = (size_t)m * DOGE_CUDA_BLOCK;
-  const uint32_t *const left_slot = list.left_slot + left;
-  for (uint32_t s = dev::thread(); s < count; s += THREADS) {
-    const size_t to = base + s + left_below(left_slot, n_left, s + 1);
-    list.row[to] = set.row[s];
-    list.mask[to] = set.mask[s];
-    list.seen_from[to] = set.place[s];
-    list.seen_until[to] = DOGE_CUDA_NEVER;
-  }
   for (uint32_t i = dev::thread(); i < n_left; i += THREADS) {
-    uint32_t before = left_below(left_slot, n_left, left_slot[i]);
-    for (uint32_t j = 0; j < i; ++j) before += left_slot[j] == left_slot[i];
-    const size_t to = base + left_slot[i] + before;
+    const uint32_t slot = list.left_slot[left + i];
+    uint32_t before = 0;
+    for (uint32_t j = 0; j < n_left; ++j) {
+      const uint32_t other = list.left_slot[left + j];
+      before += other < slot || (other == slot && j < i);
+    }
+    left_slot[before] = slot;
+    const size_t to = base + slot + before;
     list.row[to] = list.left_row[left + i];
     list.mask[to] = list.left_mask[left + i];
     list.seen_from[to] = list.left_from[left + i];
     list.seen_until[to] = list.left_until[left + i];
   }
+  dev::sync();
+  for (uint32_t s = dev::thread(); s < count; s += THREADS) {
+    const size_t to = base + s + below(left_slot, n_left, s + 1);
+    list.row[to] = set.row[s];
+    list.mask[to] = set.mask[s];
+    list.seen_from[to] = set.place[s];
+    list.seen_until[to] = DOGE_CUDA_NEVER;
+  }
   const uint32_t tiles = (count + DOGE_CUDA_TILE - 1) / DOGE_CUDA_TILE;
   for (uint32_t i = dev::thread(); i <= tiles; i += THREADS) {
     const uint32_t slot = dev::least(i * DOGE_CUDA_TILE, count);
-    list.tile_begin[(size_t)m * list.tiles_room + i] = slot + left_below(left_slot, n_left, slot);
+    list.tile_begin[(size_t)m * list.tiles_room + i] = slot + below(left_slot, n_left, slot);
   }
   dev::sync();
   for (uint32_t i = dev::thread(); i < tiles; i += THREADS) {
@@ -105,7 +121,7 @@ DOGE_DEVICE void write_list(const DogeCudaKeyList &list, const Set &set, uint32_
 
 /// Offers a block's keys to the set of mask head `m`, one after another, since each decision needs the one before: every thread
 /// knows the weakest of its own slots, so a step is one minimum over the block.
-DOGE_DEVICE void offer(const DogeCudaOfferArgs &a, Offers &shared, uint32_t m) {
+DOGE_DEVICE void offer(const DogeCudaOfferArgs &a, OffersOfBlock &shared, uint32_t m) {
   if (a.at->stopped != 0) return;
   const uint32_t n_slots = a.kept.n_slots, place0 = a.at->place;
   const size_t left = (size_t)m * DOGE_CUDA_BLOCK;
@@ -123,7 +139,7 @@ DOGE_DEVICE void offer(const DogeCudaOfferArgs &a, Offers &shared, uint32_t m) {
     uint64_t mine = weakest_of_mine(set, n_slots, slot);
     for (uint32_t t = fill; t < a.n_rows; ++t) {
       // Two sets of parts in turn: one barrier a token is enough.
-      const uint64_t weakest = least_of_block(mine, shared.part[t % 2]);
+      const uint64_t weakest = least_of_block(mine, shared.offers.part[t % 2]);
       const float mask = a.mask[(size_t)t * a.kept.mask_heads + m];
       const bool is_better = weakest < strength(mask, place0 + t); // no places are equal: equal mask values are no tie here
       if (is_better && mine == weakest) {
@@ -141,8 +157,8 @@ DOGE_DEVICE void offer(const DogeCudaOfferArgs &a, Offers &shared, uint32_t m) {
     }
   }
   dev::sync();
-  if (count + fill == n_slots) find_weakest(a.kept, set, m, shared);
-  write_list(a.list, set, m, count + fill, n_left);
+  if (count + fill == n_slots) find_weakest(a.kept, set, m, shared.offers);
+  write_list(a.list, set, shared.left_slot, m, count + fill, n_left);
   if (dev::thread() == 0) {
     a.list.n_left[m] = n_left;
     a.kept.count[m] = count + fill;

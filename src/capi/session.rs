@@ -83,12 +83,16 @@ unsafe fn session_options(options: *const DogeSessionOptions) -> Result<SessionO
     // SAFETY: the caller's promise.
     let given = unsafe { read("DogeSessionOptions", options) }?;
     let default = SessionOptions::default();
-    let or = |number: usize, default: usize| if number == 0 { default } else { number };
+    let unless_0 = |number: usize| Some(number).filter(|&number| number != 0);
     let routing = if given.reference_routing == 0 { Routing::PerToken } else { Routing::Reference };
     // SAFETY: NULL or a string (header).
     let kv_dtype = unsafe { optional_str("kv_dtype", given.kv_dtype) }?.map(Float::from_str).transpose()?;
-    let options = default.ctx_size(or(given.ctx_size, default.ctx_size)).block(or(given.block, default.block));
-    Ok(options.routing(routing).kv_dtype(kv_dtype.unwrap_or(default.kv_dtype)))
+    Ok(SessionOptions {
+        ctx_size: unless_0(given.ctx_size).unwrap_or(default.ctx_size),
+        block: unless_0(given.block),
+        routing,
+        kv_dtype: kv_dtype.unwrap_or(default.kv_dtype),
+    })
 }
 
 /// An empty sequence. `options` may be NULL. From any thread.

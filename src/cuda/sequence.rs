@@ -83,6 +83,11 @@ impl Sequence {
         self.weights.device()
     }
 
+    /// Tokens of a prompt that go through the layers together, unless experts are chosen by all of them.
+    pub fn block(&self) -> usize {
+        self.options.block.map_or(BLOCK, |block| block.clamp(1, BLOCK))
+    }
+
     /// Bytes of the state after `tokens` tokens.
     pub fn state_bytes(&self, tokens: usize) -> u128 {
         self.shape_for(tokens).bytes() * self.layers.len() as u128
@@ -147,7 +152,7 @@ impl Sequence {
     ) -> Result<()> {
         let is_moe = self.checkpoint.config.is_moe;
         let by_others = self.options.routing == Routing::Reference && is_moe;
-        let block = if by_others { ids.len() } else { self.options.block.clamp(1, BLOCK) };
+        let block = if by_others { ids.len() } else { self.block() };
         let is_prompt = ids.len() > 1;
         self.make_scratch(block.min(ids.len()))?;
         let (head_dim, vocab_size) = (self.checkpoint.config.head_dim, self.checkpoint.config.vocab_size);

@@ -619,7 +619,7 @@ const _: () = {
 };
 pub const DOGE_CUDA_TILE: _bindgen_ty_10 = 32;
 pub type _bindgen_ty_10 = ::core::ffi::c_uint;
-pub const DOGE_CUDA_BLOCK: _bindgen_ty_11 = 256;
+pub const DOGE_CUDA_BLOCK: _bindgen_ty_11 = 1024;
 pub type _bindgen_ty_11 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]

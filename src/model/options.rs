@@ -52,7 +52,7 @@ impl LoadOptions {
 /// use doge_engine::model::SessionOptions;
 ///
 /// let options = SessionOptions::default().ctx_size(4096);
-/// assert_eq!(options.block, 256);
+/// assert_eq!((options.ctx_size, options.block), (4096, None));
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -60,8 +60,9 @@ pub struct SessionOptions {
     /// Tokens the sequence may have. The state is bounded by `keep_window_size` however long it gets; this is a limit for
     /// those who want one. Default: none but the 2³² places of a sequence.
     pub ctx_size: usize,
-    /// Tokens of a prompt that go through the layers together. The results do not depend on it. Default: 256.
-    pub block: usize,
+    /// Tokens of a prompt that go through the layers together. The results do not depend on it. `None` (default): 256 on the
+    /// CPU, 1024 on a device, where that is also the most.
+    pub block: Option<usize>,
     /// Default: [`Routing::PerToken`].
     pub routing: Routing,
     /// How K and V of the kept keys are stored; they are rounded to nearest even, and all arithmetic stays f32. Far into a
@@ -71,7 +72,7 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { ctx_size: MAX_TOKENS, block: 256, routing: Routing::PerToken, kv_dtype: Float::F32 }
+        SessionOptions { ctx_size: MAX_TOKENS, block: None, routing: Routing::PerToken, kv_dtype: Float::F32 }
     }
 }
 
@@ -86,7 +87,12 @@ impl SessionOptions {
 
     /// Sets [`SessionOptions::block`].
     pub fn block(self, block: usize) -> Self {
-        SessionOptions { block, ..self }
+        SessionOptions { block: Some(block), ..self }
+    }
+
+    /// [`SessionOptions::block`] where nothing runs on a device.
+    pub(crate) fn block_on_cpu(&self) -> usize {
+        self.block.unwrap_or(256)
     }
 
     /// Sets [`SessionOptions::routing`].

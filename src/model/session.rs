@@ -67,7 +67,7 @@ impl Session {
     /// device [`Error::OutOfMemory`], [`Error::Device`], and [`Error::UnsupportedOnDevice`] for K and V in 16 bits. Never
     /// panics.
     pub fn new(model: &Model, cpu: &Cpu, options: SessionOptions) -> Result<Self> {
-        if options.block == 0 {
+        if options.block == Some(0) {
             return Err(Error::BadArgument { what: "block", why: "a block holds at least one token".into() });
         }
         model.checkpoint().check()?;
@@ -79,7 +79,7 @@ impl Session {
             kv_dtype: options.kv_dtype,
             keep_window_size: config.keep_window_size,
             sliding_window: config.sliding_window,
-            block: options.block,
+            block: options.block_on_cpu(),
         };
         let options = SessionOptions { ctx_size: options.ctx_size.min(MAX_TOKENS), ..options };
         Ok(Session {
@@ -111,6 +111,15 @@ impl Session {
     /// Tokens the sequence may have.
     pub fn ctx_size(&self) -> usize {
         self.options.ctx_size
+    }
+
+    /// Tokens of a prompt that go through the layers together; with [`Routing::Reference`](crate::ops::Routing) all may.
+    pub fn block(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        if let Some(sequence) = &self.sequence {
+            return sequence.block();
+        }
+        self.options.block_on_cpu()
     }
 
     /// Tokens taken in so far.

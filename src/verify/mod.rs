@@ -21,7 +21,7 @@ use std::{
 };
 
 use crate::{
-    model::{Checkpoint, Model, SessionOptions},
+    model::{Checkpoint, Model},
     ops::Cpu,
     Device, Dtype, Error, Result,
 };
@@ -36,14 +36,14 @@ pub struct VerifyOptions {
     /// Convert the weights first. Where that rounds them, the engine is held to [`crate::reference`] on the same weights
     /// instead of the case's own results.
     pub dtype: Option<Dtype>,
-    /// Tokens of a block of a prompt.
-    pub block: usize,
+    /// Tokens of a block of a prompt, as [`SessionOptions::block`](crate::model::SessionOptions::block).
+    pub block: Option<usize>,
 }
 
 impl VerifyOptions {
-    /// On the CPU, with the weights as they are stored, in the blocks of a session that nobody has told otherwise.
+    /// On the CPU, with the weights as they are stored.
     pub fn new(cpu: Cpu) -> Self {
-        VerifyOptions { cpu, device: Device::Cpu, dtype: None, block: SessionOptions::default().block }
+        VerifyOptions { cpu, device: Device::Cpu, dtype: None, block: None }
     }
 
     /// Sets [`VerifyOptions::device`].
@@ -58,7 +58,7 @@ impl VerifyOptions {
 
     /// Sets [`VerifyOptions::block`].
     pub fn block(self, block: usize) -> Self {
-        VerifyOptions { block, ..self }
+        VerifyOptions { block: Some(block), ..self }
     }
 
     fn place(&self, checkpoint: Checkpoint) -> Result<Model> {

@@ -35,18 +35,20 @@ fn what_the_gpu_cannot_do_has_a_name() {
     refused("257 experts", model(&moe(20, 257)));
 }
 
-/// Routing by other tokens: a prompt of three parts, of which the last is a single token, as one call; then tokens after it.
+/// Routing by other tokens: a prompt of two parts, of which the last may be a single token, as one call; then tokens after it.
 #[test]
 fn long_prompts_routed_by_other_tokens() {
     let _alone = alone();
     emulator::schedule(2);
     use reference::product_key_router::Routing::Reference;
-    let (ids, options) = (prompt(513), || SessionOptions::default().routing(Routing::Reference));
-    for (v1, dtype, top) in [(false, Dtype::F32, 9), (true, Dtype::Bf16, 49)] {
+    let options = || SessionOptions::default().routing(Routing::Reference);
+    for (v1, layers, dtype, top, tokens) in [(false, 2, Dtype::F32, 5, 1025), (true, 1, Dtype::Bf16, 16, 1060)] {
+        let ids = prompt(tokens);
         let model = on_the_gpu(
             config(|c| {
-                (c.hidden_size, c.head_dim, c.intermediate_size, c.num_hidden_layers) = (24, 6, 8, 2);
-                (c.is_moe, c.num_experts, c.num_experts_per_tok, c.keep_window_size) = (true, 49, top, 70);
+                (c.hidden_size, c.head_dim, c.intermediate_size, c.num_hidden_layers) = (24, 6, 8, layers);
+                (c.num_attention_heads, c.num_key_value_heads) = (2, 1);
+                (c.is_moe, c.num_experts, c.num_experts_per_tok, c.keep_window_size) = (true, 16, top, 80);
             }),
             v1,
             dtype,
@@ -69,7 +71,7 @@ fn long_prompts_routed_by_other_tokens() {
             }
         }
         // On tensor cores: all experts are chosen, so that rounding chooses no others.
-        if top == 49 {
+        if top == 16 {
             let rounding = cpu().with_activations(Activations::Bf16);
             let mut session = Session::new(&model, &rounding, options()).unwrap();
             let (rounded, exact) = (session.feed(&ids).unwrap(), &seen.0[ids.len() - 1]);
@@ -78,6 +80,19 @@ fn long_prompts_routed_by_other_tokens() {
             assert!(worst > 0.0 && worst < 0.05 * largest, "{worst} of {largest}");
         }
     }
+}
+
+/// The tokens of a block: what is asked for, as far as a device takes it, else what suits the place.
+#[test]
+fn blocks_suit_the_place() {
+    let _alone = alone();
+    let on_the_cpu = Model::new(Checkpoint::random(config(|_| ()), Variant::v2(&config(|_| ())), Dtype::F32, 11).unwrap());
+    let on_the_gpu = on_the_cpu.on(&emulator::device(), |_, _| {}).unwrap();
+    let block = |model: &Model, options| Session::new(model, &cpu(), options).unwrap().block();
+    let of_both = |options| (block(&on_the_cpu, options), block(&on_the_gpu, options));
+    assert_eq!(of_both(SessionOptions::default()), (256, 1024));
+    assert_eq!(of_both(SessionOptions::default().block(7)), (7, 7));
+    assert_eq!(of_both(SessionOptions::default().block(3000)), (3000, 1024));
 }
 
 /// What only sessions on the CPU have is refused by name, and leaves the session as it was.

@@ -2,7 +2,7 @@
 
 use super::*;
 use doge_engine::{
-    cuda::{FullSets, LayerShape},
+    cuda::{FullSets, LayerShape, DOGE_CUDA_BLOCK},
     reference::{
         close::attention_budget,
         dynamic_mask_attention::{dynamic_mask_attention, Key},
@@ -103,6 +103,8 @@ fn attention_exactly_and_on_tensor_cores() {
         (shape([1, 1, 1, 256], 1000, None), [40, 72]),
         (shape([2, 1, 1, 18], 9, Some(21)), [40, 140]),
         (shape([2, 2, 1, 8], 70, Some(90)), [256, 400]),
+        // The longest block, which goes around a ring that has hardly more rows than it needs.
+        (shape([1, 1, 1, 8], 70, Some(24)), [DOGE_CUDA_BLOCK as usize, DOGE_CUDA_BLOCK as usize + 76]),
         (shape([2, 2, 2, 34], 1000, Some(33)), [1, 50]),
     ];
     for (i, (shape, sizes)) in cases.into_iter().enumerate() {

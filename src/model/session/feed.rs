@@ -119,7 +119,7 @@ impl Session {
                 Logits::Last if rest.is_empty() => block.len() - 1,
                 Logits::Last => block.len(),
             };
-            if let Err(error) = self.block(block, first, observer) {
+            if let Err(error) = self.send(block, first, observer) {
                 self.layers.iter_mut().for_each(|layer| layer.take_back(self.tokens as u32));
                 if self.tokens == before {
                     self.rope.recall(longest);
@@ -134,7 +134,7 @@ impl Session {
     }
 
     /// Sends a block through the layers, and its rows from `first` on through the head. The logits of the last one stay.
-    fn block(&mut self, ids: &[u32], first: usize, observer: &mut dyn Observer) -> Result<()> {
+    fn send(&mut self, ids: &[u32], first: usize, observer: &mut dyn Observer) -> Result<()> {
         let Checkpoint { config, variant, weights, .. } = self.model.checkpoint();
         let cpu = &self.cpu.for_rows(ids.len());
         let forward = Forward { cpu, config, variant, weights, routing: self.options.routing };
@@ -161,7 +161,7 @@ impl Session {
     /// Tokens that go through the layers together in a call of `tokens` tokens.
     fn block_of(&self, tokens: usize) -> usize {
         match self.options.routing {
-            Routing::PerToken => self.options.block,
+            Routing::PerToken => self.block(),
             // Every token of the call needs the router logits of the others, layer by layer.
             Routing::Reference => tokens,
         }

@@ -1,16 +1,15 @@
 //! What a token costs at least: bytes to read, operations to do.
 
-use doge_engine::model::{Checkpoint, SessionOptions};
+use doge_engine::model::Checkpoint;
 
 use super::measure::Test;
 
 /// Bytes read for a token. To generate one: the weights once, and `state` bytes of the sequence's state. Of a prompt: its
-/// share of the weights, which are read once for a block, the head once for the prompt.
-pub fn bytes_per_token(checkpoint: &Checkpoint, test: Test, state: usize) -> f64 {
+/// share of the weights, which are read once for each `block` tokens, the head once for the prompt.
+pub fn bytes_per_token(checkpoint: &Checkpoint, test: Test, state: usize, block: usize) -> f64 {
     match test {
         Test::Generate(_) => (checkpoint.bytes_per_token() + state) as f64,
         Test::Prompt(n) => {
-            let block = SessionOptions::default().block;
             let head = checkpoint.weights.lm_head.as_ref().unwrap_or(&checkpoint.weights.embed_tokens).size();
             let layers = |tokens: usize| checkpoint.bytes_per_block(tokens) - head;
             let whole = n / block * layers(block);

@@ -211,7 +211,7 @@ impl Bench {
             depth: filled.tokens(),
             kv_dtype: self.session.kv_dtype,
             samples,
-            bytes_per_token: cost::bytes_per_token(checkpoint, test, state),
+            bytes_per_token: cost::bytes_per_token(checkpoint, test, state, filled.block()),
             operations_per_token: cost::operations_per_token(checkpoint, test),
             limit: ran.limit,
             roof: Beside { before, after },

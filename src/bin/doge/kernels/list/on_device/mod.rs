@@ -10,10 +10,10 @@ use doge_engine::{
     model::family,
     ops::Activations,
     reference::close::Worst,
-    Result,
+    Dtype, Result,
 };
 
-use super::{Cost, Entry, Shape, Store};
+use super::{Entry, Shape, Store};
 use jobs::{Attention, Embed, Gated, Linear, Norm};
 use mix::Mix;
 use small::{Argmax, Round, Score};
@@ -28,8 +28,6 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
 
 /// Lanes that share a sum: a warp.
 const LANES: usize = 32;
-/// Queries of a prompt's block.
-const QUERIES: usize = 256;
 
 /// An entry of the list, on a GPU.
 pub struct DeviceEntry {
@@ -68,7 +66,7 @@ pub fn entries(preset: &str) -> Result<Vec<DeviceEntry>> {
     Ok(super::entries(preset)?.into_iter().filter_map(|entry| on_device(entry, &shape)).collect())
 }
 
-fn on_device(mut entry: Entry, shape: &Shape) -> Option<DeviceEntry> {
+fn on_device(entry: Entry, shape: &Shape) -> Option<DeviceEntry> {
     let sizes: Vec<usize> = entry.shape.split('x').filter_map(|size| size.parse().ok()).collect();
     let (dtype, activations) = (entry.dtype, entry.activations);
     let make: Make = match (entry.op, &sizes[..]) {
@@ -88,18 +86,11 @@ fn on_device(mut entry: Entry, shape: &Shape) -> Option<DeviceEntry> {
         ("mask_score", &[rows, cols, heads]) => Box::new(move |gpu, copies| Score::make(gpu, copies, rows, cols, heads)),
         ("argmax", &[vocab]) => Box::new(move |gpu, copies| Argmax::make(gpu, copies, vocab)),
         ("gated_activation", &[rows, cols]) => Box::new(move |gpu, copies| Gated::make(gpu, copies, rows, cols)),
-        ("dynamic_mask_attention", &[queries, keys]) => {
+        // K and V are f32 on a GPU.
+        ("dynamic_mask_attention", &[queries, keys]) if dtype == Dtype::F32 => {
             let Shape { heads, kv_heads, mask_heads, head_dim, .. } = *shape;
             let (keep_window_size, sliding_window) = (keys, None);
             let layer = LayerShape { q_heads: heads, mask_heads, kv_heads, head_dim, keep_window_size, sliding_window };
-            let queries = queries.min(QUERIES);
-            if entry.shape != format!("{queries}x{keys}") {
-                // The prompt's last block only.
-                let seen: usize = (keys - queries + 1..=keys).sum();
-                let bytes = 8 * kv_heads * keys * head_dim + 16 * mask_heads * keys + 8 * queries * heads * head_dim;
-                entry.cost = Cost { bytes, operations: heads * seen * (4 * head_dim + 3) };
-                entry.shape = format!("{queries}x{keys}");
-            }
             Box::new(move |gpu, copies| Attention::make(gpu, copies, layer, queries, keys))
         }
         ("expert_mix", &[top, cols]) => {
