@@ -14,7 +14,7 @@ namespace {
 using router::THREADS;
 using router::WARPS;
 using weight::CHUNK;
-constexpr uint32_t GROUPS = DOGE_CUDA_EXPERT_GROUPS;
+constexpr uint32_t GROUPS = DOGE_CUDA_EXPERT_GROUPS, AHEAD = 8;
 static_assert(GROUPS == WARPS, "a warp takes a group");
 
 struct Shared {
@@ -80,7 +80,7 @@ DOGE_DEVICE void dots(Shared &s, const DogeCudaExpertsArgs &a, uint32_t row, flo
 }
 
 /// Eight columns of AHEAD rows of up, of the experts first, first + GROUPS, ..
-template <class Weight, uint32_t AHEAD> struct Up {
+template <class Weight> struct Up {
   typename Weight::Raw row[AHEAD];
 
   DOGE_DEVICE void fetch(const Shared &s, const DogeCudaExpertsArgs &a, uint32_t first, uint32_t chunk) {
@@ -140,9 +140,7 @@ template <class Weight, bool IS_GROUP> DOGE_DEVICE void experts(const DogeCudaEx
 
   const uint32_t chunks = (a.cols + CHUNK - 1) / CHUNK, group = IS_GROUP ? dev::block_y() : dev::warp();
   const uint32_t mine = IS_GROUP ? dev::thread() : dev::lane(), step = IS_GROUP ? THREADS : 32;
-  // Two blocks of a long prompt's rows shall have room on a multiprocessor, with wide weights too.
-  constexpr uint32_t AHEAD = IS_GROUP || sizeof(typename Weight::Raw) <= 16 ? 8 : 4;
-  Up<Weight, AHEAD> up;
+  Up<Weight> up;
   if (mine < chunks) up.fetch(s, a, group, mine);
   dots<Weight, IS_GROUP ? 1 : 4, IS_GROUP ? 4 : 1>(s, a, row, power, IS_GROUP ? group : 0, IS_GROUP ? GROUPS : 1);
   dev::sync();

@@ -5,6 +5,8 @@
 //  by counting. 4. Sums round, so pairs outside can equal the last one kept; if one does, look at all pairs for the lowest ids.
 //  5. Softmax, in ascending order of id.
 //
+// Loops over what a block's threads have in one turn are not unrolled: code that runs once costs what fetching it costs.
+//
 // What is compared is one number: the value's order in the upper half, and below it the index, so that the lower one is better.
 #pragma once
 #include "device.h"
@@ -70,6 +72,7 @@ DOGE_DEVICE float score_of(const Scratch &s, uint32_t a, uint32_t b) { return or
 
 /// The rank pairs, which no launch before has written.
 DOGE_DEVICE void load_ranks(Scratch &s, const DogeCudaExpertsArgs &a) {
+#pragma unroll 1
   for (uint32_t i = dev::thread(); i < a.n_pairs; i += THREADS) s.ranks[i] = a.pairs[i];
 }
 
@@ -79,9 +82,11 @@ DOGE_DEVICE void sort_sides(Scratch &s, const float *x, const float *y, uint32_t
   const float *const from = side == 0 ? x : y;
   const bool are_near = n_keys <= NEAR_KEYS_MAX;
   if (are_near) {
+#pragma unroll 1
     for (uint32_t i = first; i < n_keys; i += HALF) s.near[side][i] = order_of(from[i], i);
   }
   dev::sync();
+#pragma unroll 1
   for (uint32_t i = first; i < n_keys; i += HALF) {
     const uint64_t mine = are_near ? s.near[side][i] : order_of(from[i], i);
     uint32_t rank = 0;
@@ -120,6 +125,7 @@ DOGE_DEVICE float choose(Scratch &s, Chosen &chosen, const DogeCudaExpertsArgs &
   if (dev::lane() == 0) s.least[dev::warp()] = least;
   dev::sync();
   for (uint32_t i = 0; i < WARPS; ++i) least = s.least[i] < least ? s.least[i] : least;
+#pragma unroll 1
   for (uint32_t i = dev::thread(); i < a.n_pairs; i += THREADS) {
     const uint32_t ranks = s.ranks[i];
     if (score(ranks) < least) continue;
@@ -128,6 +134,7 @@ DOGE_DEVICE float choose(Scratch &s, Chosen &chosen, const DogeCudaExpertsArgs &
   }
   dev::sync();
   const uint32_t pairs = s.n_pairs;
+#pragma unroll 1
   for (uint32_t i = dev::thread(); i < pairs; i += THREADS) {
     const uint64_t mine = s.pair[i];
     const uint32_t rank = rank_of(mine, s.pair, pairs);
@@ -135,6 +142,7 @@ DOGE_DEVICE float choose(Scratch &s, Chosen &chosen, const DogeCudaExpertsArgs &
   }
   dev::sync();
   const float last = value_of(s.best[n_top - 1]);
+#pragma unroll 1
   for (uint32_t i = dev::thread(); i < dev::least(n_top + 1, n_keys); i += THREADS) {
     const uint32_t j = n_top / (i + 1); // the first rank that is not listed with rank i
     if (j < n_keys && score_of(s, i, j) == last) s.tie = 1;
@@ -145,6 +153,7 @@ DOGE_DEVICE float choose(Scratch &s, Chosen &chosen, const DogeCudaExpertsArgs &
     dev::sync();
   }
   const float largest = value_of(s.best[0]);
+#pragma unroll 1
   for (uint32_t i = dev::thread(); i < n_top; i += THREADS) {
     const uint32_t id = index_of(s.best[i]);
     const float mine = value_of(s.best[i]);
