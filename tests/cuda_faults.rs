@@ -78,7 +78,7 @@ impl Case {
         }))
     }
 
-    /// Experts of equal scores, of rows of more columns than a turn: of many rows, and of one.
+    /// Experts of sums that round to equal scores, of rows of more columns than a turn: of many rows, and of one.
     fn experts(gpu: &Device) -> Case {
         const SIZES: ExpertSizes = ExpertSizes { rows: 17, cols: 300, num_keys: 6, top: 11 };
         let ExpertSizes { rows, cols, num_keys, top } = SIZES;
@@ -86,7 +86,9 @@ impl Case {
         let table = numbers(num_keys * num_keys * cols, 100);
         let matrix = Matrix::with_layout(Dtype::F32, Layout::Rows, num_keys * num_keys, cols, bytemuck::cast_slice(&table));
         let table = DeviceMatrix::upload(gpu, matrix.unwrap()).unwrap();
-        let router = Rows::from_slice(gpu, 2 * num_keys, &numbers(rows * 2 * num_keys, 4)).unwrap();
+        let large = |row: usize| (0..num_keys).map(move |i| if i == row % num_keys { 1e8 } else { -1e8 });
+        let router: Vec<f32> = (0..rows).flat_map(|row| large(row).chain((0..num_keys).map(|i| i as f32 / 1e3))).collect();
+        let router = Rows::from_slice(gpu, 2 * num_keys, &router).unwrap();
         let x = Rows::from_slice(gpu, cols, &numbers(rows * cols, 9)).unwrap();
         let gpu = gpu.clone();
         Case::new(Box::new(move || {
