@@ -301,7 +301,7 @@ typedef struct DogeCudaGatedArgs {
   uint32_t act;
 } DogeCudaGatedArgs;
 
-/* An expert's id is a number of 32 bits; the chosen ones lie in a block's shared memory. Expert e of them, ascending by id, is one
+/* An expert's id is a number of 32 bits; the chosen ones lie in a block's shared memory. Expert e of them, ascending by id, is
  * of group e % DOGE_CUDA_EXPERT_GROUPS. */
 enum { DOGE_CUDA_KEYS_MAX = 65535, DOGE_CUDA_TOP_MAX = 256, DOGE_CUDA_EXPERT_GROUPS = 8 };
 
@@ -320,7 +320,7 @@ typedef struct DogeCudaExpertsArgs {
   const void *down_embed, *up_embed; /* [experts][cols]; integer formats in rows */
   uint32_t *expert;    /* [n_rows][n_top] ascending by id, for whoever watches */
   float *weight;       /* [n_rows][n_top] */
-  const uint32_t *pairs; /* [n_pairs]: ranks a and b, from 0, as a << 16 | b with (a + 1) * (b + 1) <= n_top, ascending by that product */
+  const uint32_t *pairs; /* [n_pairs]: ranks a and b, from 0, as a << 16 | b with (a + 1) * (b + 1) <= n_top, by that product */
   float *partial;      /* [n_rows][DOGE_CUDA_EXPERT_GROUPS][x_stride], scratch; _groups only */
   uint32_t *arrived;   /* [n_rows], zeros before and after: blocks that are done; _groups only */
   size_t stride_bytes; /* of an expert's row */

@@ -140,7 +140,7 @@ fn sites(cases: &[Case]) -> Vec<(Site, Vec<&Case>)> {
 
 /// Sites whose breaking changes nothing that these models say, and why not.
 const UNSEEN: &[(Fault, &str, &str)] = &[
-    (Fault::Barrier, "router.h:121", "what is not there yet is NaN here, which counts as -infinity and bounds nothing"),
+    (Fault::Barrier, "router.h:122", "what is not there yet is NaN here, which counts as -infinity and bounds nothing"),
     (Fault::Barrier, "experts.cu:166", "orders a block's writes before another's reads, and blocks run one after another here"),
     (Fault::Barrier, "decode_attention.cu:186", "as above"),
     (Fault::Barrier, "token.cu:51", "brings a row of 80 columns from one warp's lanes to the same warp"),

@@ -1,5 +1,5 @@
-// Router and routed experts of a row (spec 4.6). router.h chooses; then a warp takes an expert: dot, activation, weight. Then a thread
-// takes eight columns of a group's rows of up, weighted; the sums of the groups are added in order.
+// Router and routed experts of a row (spec 4.6). router.h chooses; then a warp takes an expert: dot, activation, weight. Then a
+// thread takes eight columns of a group's rows of up, weighted; the sums of the groups are added in order.
 //
 // The chosen experts' rows lie far apart in memory, so that each is a trip of its own: as many as possible are on their way at
 // once, those of up before the dots are done. Of few rows each group of experts has a block of threads, for there are many
@@ -31,8 +31,8 @@ DOGE_DEVICE const void *row_of(const void *table, const DogeCudaExpertsArgs &a, 
   return static_cast<const uint8_t *>(table) + expert * a.stride_bytes;
 }
 
-/// What the experts begin, begin + step, .. say: weight times activation, and the weight for whoever watches. A warp takes AT_ONCE of
-/// them side by side, and TURNS chunks a lane of each.
+/// What the experts begin, begin + step, .. say: weight times activation, and its weight for whoever watches. A warp takes
+/// AT_ONCE of them side by side, and TURNS chunks a lane of each.
 template <class Weight, uint32_t AT_ONCE, uint32_t TURNS>
 DOGE_DEVICE void dots(Shared &s, const DogeCudaExpertsArgs &a, uint32_t row, float sum, uint32_t begin, uint32_t step) {
   const uint32_t chunks = (a.cols + CHUNK - 1) / CHUNK;
@@ -158,8 +158,8 @@ template <class Weight, bool IS_GROUP> DOGE_DEVICE void experts(const DogeCudaEx
     }
     if (IS_GROUP) continue;
     dev::sync();
-    const uint32_t column = 4 * dev::thread();
-    if (column < 32 * CHUNK && turn * CHUNK + column < a.cols) finish(a, row, turn * CHUNK + column, s.group[0] + column, 32 * CHUNK);
+    const uint32_t of_turn = 4 * dev::thread(), column = turn * CHUNK + of_turn;
+    if (of_turn < 32 * CHUNK && column < a.cols) finish(a, row, column, s.group[0] + of_turn, 32 * CHUNK);
     dev::sync();
   }
   if (!IS_GROUP) return;

@@ -1,12 +1,11 @@
 // The choice of a row's experts (spec 4.6), by one block of threads: no score leaves the chip.
 //
-//  1. Sort both sides by counting who is better. 2. The best n_top lie among the rank pairs (a, b), from 1, with a * b <= n_top. The
-//  host lists them by a * b; none of the best is below the least of the first n_top of that list, which leaves few. 3. Rank those
-//  by counting. 4. Sums round, so pairs outside can equal the last one kept; if one does, look at all pairs for the lowest ids.
+//  1. Sort both sides by counting who is better. 2. The best n_top lie among the rank pairs (a, b), from 1, with a * b <= n_top.
+//  The host lists them by a * b; none of the best is below the least of the first n_top of that list. 3. Rank the others by
+//  counting. 4. Sums round, so pairs outside can equal the last one kept; if one does, look at all pairs for the lowest ids.
 //  5. Softmax, in ascending order of id.
 //
 // Loops over what a block's threads have in one turn are not unrolled: code that runs once costs what fetching it costs.
-//
 // What is compared is one number: the value's order in the upper half, and below it the index, so that the lower one is better.
 #pragma once
 #include "device.h"
@@ -68,7 +67,9 @@ DOGE_DEVICE uint32_t rank_of(uint64_t mine, const uint64_t *all, uint32_t n) {
 }
 
 /// The score of a pair of ranks, from 0.
-DOGE_DEVICE float score_of(const Scratch &s, uint32_t a, uint32_t b) { return ordered(value_of(s.sorted[0][a]) + value_of(s.sorted[1][b])); }
+DOGE_DEVICE float score_of(const Scratch &s, uint32_t a, uint32_t b) {
+  return ordered(value_of(s.sorted[0][a]) + value_of(s.sorted[1][b]));
+}
 
 /// The rank pairs, which no launch before has written.
 DOGE_DEVICE void load_ranks(Scratch &s, const DogeCudaExpertsArgs &a) {

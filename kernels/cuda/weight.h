@@ -24,7 +24,7 @@ DOGE_DEVICE void store_floats(float *p, const float (&x)[CHUNK]) {
   dev::store16(p + 4, {{dev::bits(x[4]), dev::bits(x[5]), dev::bits(x[6]), dev::bits(x[7])}});
 }
 
-// Raw is a chunk as it is stored, which takes fewer registers while it is on its way. Only the integer formats ask for the columns.
+// Raw is a chunk as it is stored, which takes fewer registers while it is on its way. Only integer formats ask for the columns.
 
 struct F32 {
   struct Raw {
@@ -69,8 +69,8 @@ struct F16 {
 /// A scale or a 16-bit element at an even address.
 DOGE_DEVICE float bf16_at(const void *p) { return dev::from_bits((uint32_t)*static_cast<const uint16_t *>(p) << 16); }
 
-/// Rows of the integer formats (doge_kernels.h), for tables read row by row: quants of all groups, then their scales. A row begins at
-/// a multiple of 8 bytes.
+/// Rows of the integer formats (doge_kernels.h), for tables read row by row: quants of all groups, then their scales. A row begins
+/// at a multiple of 8 bytes.
 template <bool INT4> struct IntRow {
   static constexpr uint32_t GROUP_BYTES = INT4 ? DOGE_GROUP / 2 : DOGE_GROUP;
   struct Raw {

@@ -9,8 +9,8 @@ use super::{
 use crate::{ffi, ops::Routing, Activation, Error, Layout, Result};
 
 const GROUPS: usize = ffi::DOGE_CUDA_EXPERT_GROUPS as usize;
-/// Rows of a call that get a block of threads for each group of their experts: as many as a large GPU has multiprocessors for. Of more
-/// rows each gets one block, with the same bits.
+/// Rows of a call that get a block of threads for each group of their experts: as many as a large GPU has multiprocessors for. Of
+/// more rows each gets one block, with the same bits.
 const SPREAD_ROWS: usize = 16;
 
 /// What shapes an [`ExpertRoom`].
@@ -146,8 +146,8 @@ impl Device {
         let (spreads, dtype) = (n_rows <= SPREAD_ROWS, e.down_embed.dtype as usize);
         let table = self.table();
         let (kernel, groups) = if spreads { (&table.experts_groups[dtype], GROUPS.min(top)) } else { (&table.experts[dtype], 1) };
-        // SAFETY: shapes as compared above; an expert's id is below keys², the tables have as many rows; the pairs are those of keys
-        // and top, which the kernel has room for; there is room for the partial sums of as many rows as are spread.
+        // SAFETY: shapes as compared above; an expert's id is below keys², the tables have as many rows; the pairs are those of
+        // keys and top, which the kernel has room for; there is room for the partial sums of as many rows as are spread.
         unsafe { self.launch(kernel, [n_rows, groups, 1], &args) }
     }
 }
