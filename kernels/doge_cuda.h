@@ -5,7 +5,7 @@
  *   - Pointers are device pointers, aligned to 16 bytes; a row of floats has a stride that is a multiple of
  *     DOGE_CUDA_PAD floats, and the floats between its length and its stride are zero. Kernels rely on those zeros and leave
  *     them alone. Weights of the float formats are padded the same way (stride_bytes); those of the integer formats are in
- *     tiles (experts' tables: in rows), as doge_kernels.h has them.
+ *     tiles, as doge_kernels.h has them (experts' tables: in rows, each padded to a multiple of DOGE_CUDA_PAD bytes).
  *   - `at` points to where the sequence stands; a captured graph then needs no new arguments for the next token.
  *   - Sums are f32, in one fixed order per output that depends on the format and the length alone: never on the number of
  *     rows, the grid, or how a prompt was cut. Kernels named *_bf16_tensor are the exception, and say what holds for them. */
@@ -301,12 +301,16 @@ typedef struct DogeCudaGatedArgs {
   uint32_t act;
 } DogeCudaGatedArgs;
 
-/* An expert's id is a number of 32 bits; the chosen ones lie in a block's shared memory. */
-enum { DOGE_CUDA_KEYS_MAX = 65535, DOGE_CUDA_TOP_MAX = 256 };
+/* An expert's id is a number of 32 bits; the chosen ones lie in a block's shared memory. Expert e of them, ascending by id, is
+ * of group e % DOGE_CUDA_EXPERT_GROUPS. */
+enum { DOGE_CUDA_KEYS_MAX = 65535, DOGE_CUDA_TOP_MAX = 256, DOGE_CUDA_EXPERT_GROUPS = 8 };
 
-/* Router and routed experts of each row, one block of threads a row (spec 4.6): selects the n_top experts of largest
- * x[i] + y[j], ties to the lower id, and y[r] += sum_e weight[e] * act(down_embed[e] * x[r]) * up_embed[e]. With `stream` the
- * result becomes the branch of the gated residual, too: stream[r] = residual * stream[r] + y[r]. */
+/* Router and routed experts of each row (spec 4.6): selects the n_top experts of largest x[i] + y[j], ties to the lower id, and
+ * y[r] += sum_e weight[e] * act(down_embed[e] * x[r]) * up_embed[e]: a sum for each group, then these in order. With `stream` the
+ * result becomes the branch of the gated residual, too: stream[r] = residual * stream[r] + y[r].
+ * One block of threads a row. The _groups kernels, for few rows, take one for each of a row's groups, as many as have experts,
+ * with the same bits; the last of a row's blocks adds what they leave in `partial`. `pairs` is constant, and read before the wait
+ * for the launch before. */
 typedef struct DogeCudaExpertsArgs {
   float *y;            /* [n_rows][x_stride], added to */
   float *stream;       /* [n_rows][x_stride] or NULL */
@@ -316,8 +320,11 @@ typedef struct DogeCudaExpertsArgs {
   const void *down_embed, *up_embed; /* [experts][cols]; integer formats in rows */
   uint32_t *expert;    /* [n_rows][n_top] ascending by id, for whoever watches */
   float *weight;       /* [n_rows][n_top] */
+  const uint32_t *pairs; /* [n_pairs]: ranks a and b, from 0, as a << 16 | b with (a + 1) * (b + 1) <= n_top, by that product */
+  float *partial;      /* [n_rows][DOGE_CUDA_EXPERT_GROUPS][x_stride], scratch; _groups only */
+  uint32_t *arrived;   /* [n_rows], zeros before and after: blocks that are done; _groups only */
   size_t stride_bytes; /* of an expert's row */
-  uint32_t n_rows, cols, x_stride, router_stride, n_keys, n_top;
+  uint32_t n_rows, cols, x_stride, router_stride, n_keys, n_top, n_pairs;
   uint32_t act;
   uint32_t reference_routing; /* 1: whose logits a row gets as transformers has it (spec 6) */
 } DogeCudaExpertsArgs;

@@ -8,7 +8,7 @@
 //   dev::launch_next()    the next launch may begin, as far as its wait; a kernel that says so waits itself, in all threads
 //   dev::wait_for_previous()    until all launches before are done; constants may be read before, nothing else, and nothing written
 //   dev::fence()          what the block wrote before it (and a barrier) is seen by whoever sees what the thread writes after it
-//   dev::add(p, x)        to a number that blocks share, at once; gives what was there
+//   dev::add(p, x)        to a number that threads or blocks share, at once; gives what was there
 //
 // A kernel whose blocks all stay (DOGE_TEAM_KERNEL, after #define DOGE_TEAMS) has several teams of DOGE_CUDA_THREADS a block: thread()
 // and sync() are then a team's.

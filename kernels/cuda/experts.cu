@@ -1,213 +1,191 @@
-// Router and routed experts of a row in one block (spec 4.6): no score leaves the chip.
+// Router and routed experts of a row (spec 4.6). router.h chooses; then a warp takes an expert: dot, activation, weight. Then a
+// thread takes eight columns of a group's rows of up, weighted; the sums of the groups are added in order.
 //
-//  1. Sort both sides by counting who is better. 2. The best n_top lie among the rank pairs (a, b), from 1, with a * b <= n_top;
-//  rank those by counting. 3. Sums round, so pairs outside can equal the last one kept; if one does, look at all pairs for
-//  the lowest ids. 4. Softmax, in ascending order of id. 5. A warp an expert: dot, activation, weight. 6. A thread for eight
-//  columns: the experts' rows, weighted, in a fixed order.
+// The chosen experts' rows lie far apart in memory, so that each is a trip of its own: as many as possible are on their way at
+// once, those of up before the dots are done. Of few rows each group of experts has a block of threads, for there are many
+// multiprocessors and little to do; each chooses by itself, which is quicker than to be told. Of many rows each has one block,
+// whose warps take the groups.
 #include "activation.h"
+#include "router.h"
 #include "weight.h"
 
 namespace {
 
+using router::THREADS;
+using router::WARPS;
 using weight::CHUNK;
-constexpr uint32_t THREADS = DOGE_CUDA_EXPERT_THREADS, HALF = THREADS / 2, WARPS = THREADS / 32, PARTS_MAX = 8;
-// Keys of a side that are ranked out of shared memory; more are ranked where they lie.
-constexpr uint32_t NEAR_KEYS_MAX = 512;
-constexpr uint32_t AT_ONCE = 4;
-
-/// Rank pairs (a, b), from 1, with a * b <= n_top.
-constexpr uint32_t pairs_of(uint32_t n_top) {
-  uint32_t pairs = 0;
-  for (uint32_t a = 1; a <= n_top; ++a) pairs += n_top / a;
-  return pairs;
-}
-// The best of a side, and the first one that is left out. The other keys stay where they are, so there may be many.
-constexpr uint32_t PAIRS_MAX = pairs_of(DOGE_CUDA_TOP_MAX), RANKS_MAX = DOGE_CUDA_TOP_MAX + 1;
+constexpr uint32_t GROUPS = DOGE_CUDA_EXPERT_GROUPS, AHEAD = 8;
+static_assert(GROUPS == WARPS, "a warp takes a group");
 
 struct Shared {
-  float sorted_x[RANKS_MAX], sorted_y[RANKS_MAX];
-  uint32_t key_x[RANKS_MAX], key_y[RANKS_MAX];
   union {
-    struct {
-      float score[PAIRS_MAX];
-      uint32_t id[PAIRS_MAX];
-    } pair;
-    float up[THREADS * CHUNK];
-    float near[2][NEAR_KEYS_MAX];
+    router::Scratch scratch;
+    alignas(16) float group[GROUPS][32 * CHUNK];
   };
-  float best_score[DOGE_CUDA_TOP_MAX], score[DOGE_CUDA_TOP_MAX], hit[DOGE_CUDA_TOP_MAX];
-  uint32_t best[DOGE_CUDA_TOP_MAX], expert[DOGE_CUDA_TOP_MAX];
-  uint32_t tie;
-  float sum;
+  router::Chosen chosen;
+  float hit[DOGE_CUDA_TOP_MAX];
+  uint32_t is_last;
 };
 
-/// One key's value as it is compared: -0 counts as +0, NaN as -infinity, so that order and sums stay monotone.
-DOGE_DEVICE float ordered(float x) { return x == x ? x + 0.0f : -dev::infinity(); }
-
-/// Ranks one side, larger value first, then lower key, and keeps the best `ranks`. By half of the block's threads.
-DOGE_DEVICE void sort_side(const float *from, float *sorted, uint32_t *key, uint32_t n, uint32_t ranks) {
-  for (uint32_t i = dev::thread() % HALF; i < n; i += HALF) {
-    const float mine = ordered(from[i]);
-    uint32_t rank = 0;
-#pragma unroll 8
-    for (uint32_t j = 0; j < n; ++j) {
-      const float other = ordered(from[j]);
-      rank += other > mine || (other == mine && j < i);
-    }
-    if (rank < ranks) sorted[rank] = mine, key[rank] = i;
-  }
+DOGE_DEVICE const void *row_of(const void *table, const DogeCudaExpertsArgs &a, uint32_t expert) {
+  return static_cast<const uint8_t *>(table) + expert * a.stride_bytes;
 }
 
-/// Chooses the row's experts, into `expert` ascending by id, with their scores.
-DOGE_DEVICE void choose(Shared &s, const float *x, const float *y, uint32_t n_keys, uint32_t n_top) {
-  if (dev::thread() == 0) s.tie = 0;
-  const bool is_y = dev::thread() >= HALF, are_near = n_keys <= NEAR_KEYS_MAX;
-  const float *side = is_y ? y : x;
-  if (are_near) {
-    for (uint32_t i = dev::thread() % HALF; i < n_keys; i += HALF) s.near[is_y][i] = side[i];
-    side = s.near[is_y];
-  }
-  dev::sync();
-  sort_side(side, is_y ? s.sorted_y : s.sorted_x, is_y ? s.key_y : s.key_x, n_keys, n_top + 1);
-  dev::sync();
-  // Rank a of x goes with ranks 1 .. n_top / a of y.
-  uint32_t pairs = 0;
-  const uint32_t ranks = dev::least(n_top, n_keys);
-  for (uint32_t a = 1; a <= ranks; ++a) {
-    const uint32_t partners = dev::least(n_top / a, n_keys);
-    for (uint32_t b = dev::thread(); b < partners; b += THREADS) {
-      s.pair.score[pairs + b] = ordered(s.sorted_x[a - 1] + s.sorted_y[b]);
-      s.pair.id[pairs + b] = s.key_x[a - 1] * n_keys + s.key_y[b];
-    }
-    pairs += partners;
-  }
-  dev::sync();
-  for (uint32_t i = dev::thread(); i < pairs; i += THREADS) {
-    const float score = s.pair.score[i];
-    const uint32_t id = s.pair.id[i];
-    uint32_t rank = 0;
-#pragma unroll 8
-    for (uint32_t j = 0; j < pairs; ++j) rank += s.pair.score[j] > score || (s.pair.score[j] == score && s.pair.id[j] < id);
-    if (rank < n_top) s.best[rank] = id, s.best_score[rank] = score;
-  }
-  dev::sync();
-  const float last = s.best_score[n_top - 1];
-  for (uint32_t a = 1 + dev::thread(); a <= dev::least(n_top + 1, n_keys); a += THREADS) {
-    const uint32_t b = n_top / a + 1; // the first rank that was left out
-    if (b <= n_keys && ordered(s.sorted_x[a - 1] + s.sorted_y[b - 1]) == last) s.tie = 1;
-  }
-  dev::sync();
-  if (s.tie != 0 && dev::thread() == 0) {
-    uint32_t n = 0;
-    while (n < n_top && s.best_score[n] > last) ++n;
-    for (uint32_t i = 0; n < n_top && i < n_keys; ++i) {
-      if (ordered(ordered(x[i]) + s.sorted_y[0]) < last) continue; // not even its best pair
-      for (uint32_t j = 0; n < n_top && j < n_keys; ++j) {
-        if (ordered(ordered(x[i]) + ordered(y[j])) == last) s.best[n++] = i * n_keys + j;
-      }
-    }
-  }
-  dev::sync();
-  for (uint32_t i = dev::thread(); i < n_top; i += THREADS) {
-    uint32_t rank = 0;
-#pragma unroll 8
-    for (uint32_t j = 0; j < n_top; ++j) rank += s.best[j] < s.best[i];
-    s.expert[rank] = s.best[i];
-    s.score[rank] = s.best_score[i];
-  }
-  dev::sync();
-}
-
-template <class Weight> DOGE_DEVICE void experts(const DogeCudaExpertsArgs &a) {
-  Shared &s = dev::shared<Shared>();
-  dev::launch_next();
-  dev::wait_for_previous();
-  const uint32_t row = dev::block_x(), n_top = a.n_top;
-  // Spec 6: the reference reads a call's logits [N, 2K] as [2, N, K].
-  const uint32_t i_x = a.reference_routing ? row : 2 * row, i_y = a.reference_routing ? a.n_rows + row : 2 * row + 1;
-  const auto half = [&](uint32_t i) { return a.router + (size_t)(i / 2) * a.router_stride + i % 2 * a.n_keys; };
-  choose(s, half(i_x), half(i_y), a.n_keys, n_top);
-
-  const float largest = s.best_score[0];
-  for (uint32_t e = dev::thread(); e < n_top; e += THREADS) s.hit[e] = s.score[e] == largest ? 1.0f : expf(s.score[e] - largest);
-  dev::sync();
-  if (dev::thread() == 0) {
-    float sum = 0.0f;
-#pragma unroll 8
-    for (uint32_t e = 0; e < n_top; ++e) sum += s.hit[e];
-    s.sum = sum;
-  }
-  dev::sync();
-  for (uint32_t e = dev::thread(); e < n_top; e += THREADS) {
-    a.expert[(size_t)row * n_top + e] = s.expert[e];
-    a.weight[(size_t)row * n_top + e] = s.hit[e] = s.hit[e] / s.sum;
-  }
-  dev::sync();
-
+/// What the experts begin, begin + step, .. say: weight times activation, and its weight for whoever watches. A warp takes
+/// AT_ONCE of them side by side, and TURNS chunks a lane of each.
+template <class Weight, uint32_t AT_ONCE, uint32_t TURNS>
+DOGE_DEVICE void dots(Shared &s, const DogeCudaExpertsArgs &a, uint32_t row, float sum, uint32_t begin, uint32_t step) {
   const uint32_t chunks = (a.cols + CHUNK - 1) / CHUNK;
   const float *const x = a.x + (size_t)row * a.x_stride;
-  // A warp takes AT_ONCE experts side by side: their rows lie far apart, and each is a trip to memory.
-  for (uint32_t first = dev::warp(); first < n_top; first += AT_ONCE * WARPS) {
-    const uint8_t *down[AT_ONCE];
+  for (uint32_t first = begin + dev::warp() * step; first < a.n_top; first += AT_ONCE * WARPS * step) {
+    const void *down[AT_ONCE];
     float dot[AT_ONCE] = {};
 #pragma unroll
     for (uint32_t j = 0; j < AT_ONCE; ++j) {
-      const uint32_t e = dev::least(first + j * WARPS, n_top - 1);
-      down[j] = static_cast<const uint8_t *>(a.down_embed) + s.expert[e] * a.stride_bytes;
+      down[j] = row_of(a.down_embed, a, s.chosen.expert[dev::least(first + j * WARPS * step, a.n_top - 1)]);
     }
-    for (uint32_t chunk = dev::lane(); chunk < chunks; chunk += 32) {
-      const weight::Chunk v = weight::load_floats(x + chunk * CHUNK);
+    for (uint32_t turn = dev::lane(); turn < chunks; turn += 32 * TURNS) {
+      typename Weight::Raw raw[TURNS][AT_ONCE];
+      weight::Chunk v[TURNS];
 #pragma unroll
-      for (uint32_t j = 0; j < AT_ONCE; ++j) {
-        const weight::Chunk w = Weight::load(down[j], chunk, a.cols);
-        for (uint32_t i = 0; i < CHUNK; ++i) dot[j] = dev::fma(w.x[i], v.x[i], dot[j]);
+      for (uint32_t t = 0; t < TURNS; ++t) {
+        const uint32_t chunk = turn + 32 * t;
+        if (chunk >= chunks) continue;
+#pragma unroll
+        for (uint32_t j = 0; j < AT_ONCE; ++j) raw[t][j] = Weight::fetch(down[j], chunk, a.cols);
+        v[t] = weight::load_floats(x + chunk * CHUNK);
+      }
+#pragma unroll
+      for (uint32_t t = 0; t < TURNS; ++t) {
+        const uint32_t chunk = turn + 32 * t;
+        if (chunk >= chunks) continue;
+#pragma unroll
+        for (uint32_t j = 0; j < AT_ONCE; ++j) {
+          const weight::Chunk w = Weight::widen(raw[t][j], chunk);
+          for (uint32_t i = 0; i < CHUNK; ++i) dot[j] = dev::fma(w.x[i], v[t].x[i], dot[j]);
+        }
       }
     }
 #pragma unroll
     for (uint32_t j = 0; j < AT_ONCE; ++j) {
       dot[j] = dev::warp_sum(dot[j]);
-      const uint32_t e = first + j * WARPS;
-      if (dev::lane() == 0 && e < n_top) s.hit[e] *= activation::activate(a.act, dot[j]);
+      const uint32_t e = first + j * WARPS * step;
+      if (dev::lane() != 0 || e >= a.n_top) continue;
+      const float share = s.chosen.power[e] / sum;
+      a.expert[(size_t)row * a.n_top + e] = s.chosen.expert[e];
+      a.weight[(size_t)row * a.n_top + e] = share;
+      s.hit[e] = share * activation::activate(a.act, dot[j]);
     }
   }
-  dev::sync();
+}
 
-  // Parts of the block take the experts in turn where there are more threads than chunks; their sums are added in order.
-  const uint32_t parts = chunks * PARTS_MAX <= THREADS ? PARTS_MAX : (chunks * 2 <= THREADS ? 2 : 1);
-  float *const y = a.y + (size_t)row * a.x_stride;
-  for (uint32_t first = 0; first < chunks; first += THREADS / parts) {
-    const uint32_t chunk = first + dev::thread() % (THREADS / parts), part = dev::thread() / (THREADS / parts);
-    float sum[CHUNK] = {};
+/// Eight columns of AHEAD rows of up, of the experts first, first + GROUPS, ..
+template <class Weight> struct Up {
+  typename Weight::Raw row[AHEAD];
+
+  DOGE_DEVICE void fetch(const Shared &s, const DogeCudaExpertsArgs &a, uint32_t first, uint32_t chunk) {
+#pragma unroll
+    for (uint32_t i = 0; i < AHEAD; ++i) {
+      const uint32_t e = first + i * GROUPS;
+      if (e < a.n_top) row[i] = Weight::fetch(row_of(a.up_embed, a, s.chosen.expert[e]), chunk, a.cols);
+    }
+  }
+
+  DOGE_DEVICE void add(const Shared &s, const DogeCudaExpertsArgs &a, uint32_t first, uint32_t chunk, float (&sum)[CHUNK]) const {
+#pragma unroll
+    for (uint32_t i = 0; i < AHEAD; ++i) {
+      const uint32_t e = first + i * GROUPS;
+      if (e >= a.n_top) continue;
+      const weight::Chunk w = Weight::widen(row[i], chunk);
+      for (uint32_t c = 0; c < CHUNK; ++c) sum[c] = dev::fma(s.hit[e], w.x[c], sum[c]);
+    }
+  }
+};
+
+/// Adds the groups' sums of four columns, in order, to y and that to the stream.
+DOGE_DEVICE void finish(const DogeCudaExpertsArgs &a, uint32_t row, uint32_t column, const float *sums, uint32_t stride) {
+  const size_t at = (size_t)row * a.x_stride + column;
+  const dev::Words4 y = dev::load16(a.y + at);
+  dev::Words4 stream = {};
+  float residual[4] = {}, total[4] = {};
+  if (a.stream != nullptr) {
+    stream = dev::load16(a.stream + at);
+    for (uint32_t i = 0; i < 4; ++i) residual[i] = column + i < a.cols ? a.residual[column + i] : 0.0f;
+  }
+#pragma unroll
+  for (uint32_t g = 0; g < GROUPS; ++g) {
+    if (g >= a.n_top) continue;
+    const dev::Words4 sum = dev::load16(sums + g * stride);
+    for (uint32_t i = 0; i < 4; ++i) total[i] += dev::from_bits(sum.w[i]);
+  }
+  for (uint32_t i = 0; i < 4; ++i) {
+    if (column + i >= a.cols) continue;
+    const float branch = dev::from_bits(y.w[i]) + total[i];
+    a.y[at + i] = branch;
+    if (a.stream != nullptr) a.stream[at + i] = dev::fma(residual[i], dev::from_bits(stream.w[i]), branch);
+  }
+}
+
+/// A block of threads for each group of a row (IS_GROUP), or for the row.
+template <class Weight, bool IS_GROUP> DOGE_DEVICE void experts(const DogeCudaExpertsArgs &a) {
+  Shared &s = dev::shared<Shared>();
+  dev::launch_next();
+  router::load_ranks(s.scratch, a);
+  dev::wait_for_previous();
+  const uint32_t row = dev::block_x();
+  // Spec 6: the reference reads a call's logits [N, 2K] as [2, N, K].
+  const uint32_t i_x = a.reference_routing ? row : 2 * row, i_y = a.reference_routing ? a.n_rows + row : 2 * row + 1;
+  const auto half = [&](uint32_t i) { return a.router + (size_t)(i / 2) * a.router_stride + i % 2 * a.n_keys; };
+  const float power = router::choose(s.scratch, s.chosen, a, half(i_x), half(i_y));
+
+  const uint32_t chunks = (a.cols + CHUNK - 1) / CHUNK, group = IS_GROUP ? dev::block_y() : dev::warp();
+  const uint32_t mine = IS_GROUP ? dev::thread() : dev::lane(), step = IS_GROUP ? THREADS : 32;
+  Up<Weight> up;
+  if (mine < chunks) up.fetch(s, a, group, mine);
+  dots<Weight, IS_GROUP ? 1 : 4, IS_GROUP ? 4 : 1>(s, a, row, power, IS_GROUP ? group : 0, IS_GROUP ? GROUPS : 1);
+  dev::sync();
+  float *const sums = IS_GROUP ? a.partial + ((size_t)row * GROUPS + group) * a.x_stride : s.group[group];
+  for (uint32_t turn = 0; turn < chunks; turn += step) {
+    const uint32_t chunk = turn + mine;
     if (chunk < chunks) {
-#pragma unroll 8
-      for (uint32_t e = part; e < n_top; e += parts) {
-        const auto *const up = static_cast<const uint8_t *>(a.up_embed) + s.expert[e] * a.stride_bytes;
-        const weight::Chunk w = Weight::load(up, chunk, a.cols);
-        for (uint32_t i = 0; i < CHUNK; ++i) sum[i] = dev::fma(s.hit[e], w.x[i], sum[i]);
+      float sum[CHUNK] = {};
+      for (uint32_t first = group; first < a.n_top; first += AHEAD * GROUPS) {
+        if (first != group) up.fetch(s, a, first, chunk);
+        up.add(s, a, first, chunk, sum);
       }
+      if (chunk + step < chunks) up.fetch(s, a, group, chunk + step);
+      weight::store_floats(sums + (IS_GROUP ? chunk : mine) * CHUNK, sum);
     }
-    for (uint32_t i = 0; i < CHUNK; ++i) s.up[dev::thread() * CHUNK + i] = sum[i];
+    if (IS_GROUP) continue;
     dev::sync();
-    if (part == 0 && chunk < chunks) {
-      for (uint32_t i = 0; i < CHUNK && chunk * CHUNK + i < a.cols; ++i) {
-        float total = 0.0f;
-        for (uint32_t p = 0; p < parts; ++p) total += s.up[(p * (THREADS / parts) + dev::thread()) * CHUNK + i];
-        const uint32_t c = chunk * CHUNK + i;
-        y[c] += total;
-        if (a.stream != nullptr) {
-          float &stream = a.stream[(size_t)row * a.x_stride + c];
-          stream = dev::fma(a.residual[c], stream, y[c]);
-        }
-      }
-    }
+    const uint32_t of_turn = 4 * dev::thread(), column = turn * CHUNK + of_turn;
+    if (of_turn < 32 * CHUNK && column < a.cols) finish(a, row, column, s.group[0] + of_turn, 32 * CHUNK);
     dev::sync();
+  }
+  if (!IS_GROUP) return;
+  dev::sync();
+  if (dev::thread() == 0) {
+    dev::fence();
+    s.is_last = dev::add(a.arrived + row, 1) == dev::least(GROUPS, a.n_top) - 1;
+    dev::fence();
+    if (s.is_last != 0) a.arrived[row] = 0; // for the next launch
+  }
+  dev::sync();
+  if (s.is_last == 0) return;
+  for (uint32_t column = 4 * dev::thread(); column < a.cols; column += 4 * THREADS) {
+    finish(a, row, column, a.partial + (size_t)row * GROUPS * a.x_stride + column, a.x_stride);
   }
 }
 
 }  // namespace
 
-DOGE_KERNEL(doge_experts_f32, THREADS, DogeCudaExpertsArgs) { experts<weight::F32>(a); }
-DOGE_KERNEL(doge_experts_bf16, THREADS, DogeCudaExpertsArgs) { experts<weight::Bf16>(a); }
-DOGE_KERNEL(doge_experts_f16, THREADS, DogeCudaExpertsArgs) { experts<weight::F16>(a); }
-DOGE_KERNEL(doge_experts_int8, THREADS, DogeCudaExpertsArgs) { experts<weight::IntRow<false>>(a); }
-DOGE_KERNEL(doge_experts_int4, THREADS, DogeCudaExpertsArgs) { experts<weight::IntRow<true>>(a); }
+DOGE_KERNEL(doge_experts_f32, THREADS, DogeCudaExpertsArgs) { experts<weight::F32, false>(a); }
+DOGE_KERNEL(doge_experts_bf16, THREADS, DogeCudaExpertsArgs) { experts<weight::Bf16, false>(a); }
+DOGE_KERNEL(doge_experts_f16, THREADS, DogeCudaExpertsArgs) { experts<weight::F16, false>(a); }
+DOGE_KERNEL(doge_experts_int8, THREADS, DogeCudaExpertsArgs) { experts<weight::IntRow<false>, false>(a); }
+DOGE_KERNEL(doge_experts_int4, THREADS, DogeCudaExpertsArgs) { experts<weight::IntRow<true>, false>(a); }
+DOGE_KERNEL(doge_experts_groups_f32, THREADS, DogeCudaExpertsArgs) { experts<weight::F32, true>(a); }
+DOGE_KERNEL(doge_experts_groups_bf16, THREADS, DogeCudaExpertsArgs) { experts<weight::Bf16, true>(a); }
+DOGE_KERNEL(doge_experts_groups_f16, THREADS, DogeCudaExpertsArgs) { experts<weight::F16, true>(a); }
+DOGE_KERNEL(doge_experts_groups_int8, THREADS, DogeCudaExpertsArgs) { experts<weight::IntRow<false>, true>(a); }
+DOGE_KERNEL(doge_experts_groups_int4, THREADS, DogeCudaExpertsArgs) { experts<weight::IntRow<true>, true>(a); }

@@ -18,17 +18,23 @@ DOGE_DEVICE Chunk load_floats(const float *p) {
   return c;
 }
 
-// The float formats: Raw is a chunk as it is stored, which takes fewer registers while it is on its way.
+/// Eight floats to a padded row.
+DOGE_DEVICE void store_floats(float *p, const float (&x)[CHUNK]) {
+  dev::store16(p, {{dev::bits(x[0]), dev::bits(x[1]), dev::bits(x[2]), dev::bits(x[3])}});
+  dev::store16(p + 4, {{dev::bits(x[4]), dev::bits(x[5]), dev::bits(x[6]), dev::bits(x[7])}});
+}
+
+// Raw is a chunk as it is stored, which takes fewer registers while it is on its way. Only integer formats ask for the columns.
 
 struct F32 {
   struct Raw {
     dev::Words4 low, high;
   };
-  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk) {
+  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk, uint32_t = 0) {
     const float *const p = static_cast<const float *>(row) + chunk * CHUNK;
     return {dev::load16(p), dev::load16(p + 4)};
   }
-  DOGE_DEVICE static Chunk widen(const Raw &raw) {
+  DOGE_DEVICE static Chunk widen(const Raw &raw, uint32_t = 0) {
     Chunk c;
     for (uint32_t i = 0; i < 4; ++i) c.x[i] = dev::from_bits(raw.low.w[i]), c.x[4 + i] = dev::from_bits(raw.high.w[i]);
     return c;
@@ -38,10 +44,10 @@ struct F32 {
 
 struct Bf16 {
   using Raw = dev::Words4;
-  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk) {
+  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk, uint32_t = 0) {
     return dev::load16(static_cast<const uint16_t *>(row) + chunk * CHUNK);
   }
-  DOGE_DEVICE static Chunk widen(const Raw &raw) {
+  DOGE_DEVICE static Chunk widen(const Raw &raw, uint32_t = 0) {
     Chunk c;
     for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_bits(raw.w[i] << 16), c.x[2 * i + 1] = dev::from_bits(raw.w[i] & 0xffff0000u);
     return c;
@@ -51,8 +57,8 @@ struct Bf16 {
 
 struct F16 {
   using Raw = dev::Words4;
-  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk) { return Bf16::fetch(row, chunk); }
-  DOGE_DEVICE static Chunk widen(const Raw &raw) {
+  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk, uint32_t = 0) { return Bf16::fetch(row, chunk); }
+  DOGE_DEVICE static Chunk widen(const Raw &raw, uint32_t = 0) {
     Chunk c;
     for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_f16((uint16_t)raw.w[i]), c.x[2 * i + 1] = dev::from_f16((uint16_t)(raw.w[i] >> 16));
     return c;
@@ -63,19 +69,29 @@ struct F16 {
 /// A scale or a 16-bit element at an even address.
 DOGE_DEVICE float bf16_at(const void *p) { return dev::from_bits((uint32_t)*static_cast<const uint16_t *>(p) << 16); }
 
-/// Rows of the integer formats (doge_kernels.h), for tables read row by row: quants of all groups, then their scales.
+/// Rows of the integer formats (doge_kernels.h), for tables read row by row: quants of all groups, then their scales. A row begins
+/// at a multiple of 8 bytes.
 template <bool INT4> struct IntRow {
   static constexpr uint32_t GROUP_BYTES = INT4 ? DOGE_GROUP / 2 : DOGE_GROUP;
-  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t cols) {
+  struct Raw {
+    uint64_t quants;
+    uint16_t scale;
+  };
+  DOGE_DEVICE static Raw fetch(const void *row, uint32_t chunk, uint32_t cols) {
     const uint32_t groups = (cols + DOGE_GROUP - 1) / DOGE_GROUP, group = chunk / 4;
     const uint8_t *const bytes = static_cast<const uint8_t *>(row);
-    const float scale = bf16_at(bytes + groups * GROUP_BYTES + 2 * group);
     // int4: columns 0..15 of a group stand in the low nibbles of its 16 bytes, 16..31 in the high ones.
     const uint8_t *const quants = bytes + group * GROUP_BYTES + (INT4 ? chunk % 2 : chunk % 4) * CHUNK;
+    const uint8_t *const scale = bytes + groups * GROUP_BYTES + 2 * group;
+    return {*reinterpret_cast<const uint64_t *>(quants), *reinterpret_cast<const uint16_t *>(scale)};
+  }
+  DOGE_DEVICE static Chunk widen(const Raw &raw, uint32_t chunk) {
+    const float scale = dev::from_bits((uint32_t)raw.scale << 16);
     const uint32_t shift = INT4 && chunk % 4 >= 2 ? 4 : 0;
     Chunk c;
     for (uint32_t i = 0; i < CHUNK; ++i) {
-      const int quant = INT4 ? (quants[i] >> shift & 15) - 8 : (int8_t)quants[i];
+      const uint32_t byte = (uint32_t)(raw.quants >> (8 * i + shift));
+      const int quant = INT4 ? (int)(byte & 15) - 8 : (int)(int8_t)byte;
       c.x[i] = (float)quant * scale;
     }
     return c;

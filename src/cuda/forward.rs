@@ -6,11 +6,12 @@ use super::{
     attention_input::{Heads, MaskScore, Rotation},
     buffer::{Buffer, Rows},
     device::Device,
+    experts::Experts,
     input::Input,
     kept::Kept,
     linear::Projection,
     matrix::DeviceMatrix,
-    ops::{Experts, Residual},
+    ops::Residual,
     scratch::{Scratch, BLOCK},
     weights::{DeviceExperts, DeviceLayer, DeviceLinear, DeviceWeights},
 };
@@ -244,13 +245,12 @@ impl Forward<'_> {
             router: &s.router,
             down_embed: &experts.down_embed,
             up_embed: &experts.up_embed,
-            num_keys: c.num_keys(),
-            top: c.num_experts_per_tok,
             routing: self.routing,
             act: c.hidden_act,
             expert: &mut s.expert, //                                                           [n, k]
             weight: &mut s.weight,
             stream: residual.map(|gate| (&mut s.x, gate)),
+            room: &mut s.experts,
         };
         gpu.experts(&mut s.branch, &s.h.exact, chosen, n) //                                    [n, H]
     }

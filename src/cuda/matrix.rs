@@ -3,7 +3,7 @@
 use super::{buffer::Buffer, device::Device};
 use crate::{ffi, stride_bytes, Dtype, Error, Layout, Matrix, Result};
 
-/// A weight matrix in a device's memory: float formats with padded rows, integer formats as they are on the CPU.
+/// A weight matrix in a device's memory: with padded rows, or in tiles as on the CPU.
 #[derive(Debug)]
 pub struct DeviceMatrix {
     pub(super) dtype: Dtype,
@@ -17,9 +17,11 @@ pub struct DeviceMatrix {
 
 /// Bytes of a row or a tile on a device.
 fn device_stride(dtype: Dtype, layout: Layout, cols: usize) -> Option<usize> {
-    match dtype.float() {
-        Some(float) => cols.checked_next_multiple_of(ffi::DOGE_CUDA_PAD as usize)?.checked_mul(float.size()),
-        None => stride_bytes(dtype, layout, cols),
+    let pad = ffi::DOGE_CUDA_PAD as usize;
+    match (dtype.float(), layout) {
+        (Some(float), _) => cols.checked_next_multiple_of(pad)?.checked_mul(float.size()),
+        (None, Layout::Rows) => stride_bytes(dtype, layout, cols)?.checked_next_multiple_of(pad),
+        (None, Layout::Tiles) => stride_bytes(dtype, layout, cols),
     }
 }
 
@@ -40,7 +42,7 @@ impl DeviceMatrix {
         if u32::try_from(rows).is_err() || u32::try_from(cols).is_err() {
             return Err(too_large());
         }
-        let row = dtype.float().map_or(stride_bytes, |float| cols * float.size());
+        let row = crate::stride_bytes(dtype, layout, cols).ok_or_else(too_large)?;
         let bytes = if row == stride_bytes {
             Buffer::from_slice(device, matrix.bytes())? // straight from the map
         } else {

@@ -6,7 +6,7 @@ use super::{
     input::Input,
     matrix::DeviceMatrix,
 };
-use crate::{ffi, ops::Routing, Activation, Error, Layout, Result};
+use crate::{ffi, Activation, Result};
 
 /// Where a sequence stands, in device memory.
 pub type Place = Buffer<u32>;
@@ -22,22 +22,6 @@ pub(super) fn null<T: super::buffer::Element>(buffer: Option<&Buffer<T>>) -> *co
 pub struct Residual<'a> {
     pub gate: &'a Buffer<f32>,
     pub branch: &'a Rows,
-}
-
-/// What [`Device::experts`] reads and writes beside the stream.
-pub struct Experts<'a> {
-    pub router: &'a Rows,
-    pub down_embed: &'a DeviceMatrix,
-    pub up_embed: &'a DeviceMatrix,
-    pub num_keys: usize,
-    pub top: usize,
-    pub routing: Routing,
-    pub act: Activation,
-    /// `[rows, top]`: the experts chosen, ascending, and their weights.
-    pub expert: &'a mut Buffer<u32>,
-    pub weight: &'a mut Buffer<f32>,
-    /// The stream that the result is added to as the branch of the gated residual, and its gate; or none.
-    pub stream: Option<(&'a mut Rows, &'a Buffer<f32>)>,
 }
 
 impl Device {
@@ -118,65 +102,4 @@ impl Device {
         // SAFETY: both hold n floats.
         unsafe { self.launch(&self.table().gated_activation, [n.div_ceil(ffi::DOGE_CUDA_THREADS as usize), 1, 1], &args) }
     }
-
-    /// Chooses each row's experts and adds what they say of `x` to `y` (spec 4.6, 6).
-    ///
-    /// # Errors
-    /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
-    pub fn experts(&self, y: &mut Rows, x: &Rows, e: Experts<'_>, n_rows: usize) -> Result<()> {
-        let (keys, top, cols) = (e.num_keys, e.top, x.cols());
-        y.expect("experts: y", n_rows, cols)?;
-        x.expect("experts: x", n_rows, cols)?;
-        e.router.expect("experts: router", n_rows, 2 * keys)?;
-        expect_len("experts: expert", e.expert, n_rows * top)?;
-        expect_len("experts: weight", e.weight, n_rows * top)?;
-        check_router(keys, top)?;
-        for table in [e.down_embed, e.up_embed] {
-            let fits = table.cols() == cols && table.rows() >= keys * keys && table.layout == Layout::Rows;
-            if !fits || table.dtype != e.down_embed.dtype {
-                let why = "the tables are not both [experts, cols], in rows, of one format".into();
-                return Err(Error::BadArgument { what: "experts: embed", why });
-            }
-        }
-        let (mut stream, mut residual) = (std::ptr::null_mut(), std::ptr::null());
-        if let Some((rows, gate)) = e.stream {
-            rows.expect("experts: stream", n_rows, cols)?;
-            expect_len("experts: residual", gate, cols)?;
-            (stream, residual) = (rows.buffer.ptr_mut(), gate.ptr());
-        }
-        let args = ffi::DogeCudaExpertsArgs {
-            y: y.buffer.ptr_mut(),
-            stream,
-            residual,
-            x: x.buffer.ptr(),
-            router: e.router.buffer.ptr(),
-            down_embed: e.down_embed.bytes.ptr().cast(),
-            up_embed: e.up_embed.bytes.ptr().cast(),
-            expert: e.expert.ptr_mut(),
-            weight: e.weight.ptr_mut(),
-            stride_bytes: e.down_embed.stride_bytes,
-            n_rows: n_rows as u32,
-            cols: cols as u32,
-            x_stride: x.stride() as u32,
-            router_stride: e.router.stride() as u32,
-            n_keys: keys as u32,
-            n_top: top as u32,
-            act: e.act as u32,
-            reference_routing: u32::from(e.routing == Routing::Reference),
-        };
-        // SAFETY: shapes as compared above; an expert's id is below keys², the tables have as many rows.
-        unsafe { self.launch(&self.table().experts[e.down_embed.dtype as usize], [n_rows, 1, 1], &args) }
-    }
-}
-
-/// An error if the router chooses more than the kernel has room for.
-pub(super) fn check_router(keys: usize, top: usize) -> Result<()> {
-    let fits = keys <= ffi::DOGE_CUDA_KEYS_MAX as usize && top <= ffi::DOGE_CUDA_TOP_MAX as usize;
-    if fits && top >= 1 && top <= keys * keys {
-        return Ok(());
-    }
-    Err(Error::UnsupportedOnDevice {
-        what: format!("a router with {keys} keys that chooses {top} experts"),
-        why: "the kernel has room for 256 experts a token, of up to 65535 keys a side; use --device cpu".into(),
-    })
 }

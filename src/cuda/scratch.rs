@@ -3,6 +3,7 @@
 use super::{
     buffer::{Buffer, Rows},
     decode_attention::{DecodeRoom, DecodeSizes},
+    experts::{ExpertRoom, ExpertSizes},
     input::Input,
     kept::KeptShape,
     key_lists::{KeyLists, ListSizes},
@@ -87,6 +88,7 @@ made! {
         pub router: Rows = [z.rows, z.router],          // [rows, 2K]
         pub expert: Buffer<u32> = z.rows * z.top,       // [rows, k]
         pub weight: Buffer<f32> = z.rows * z.top,       // [rows, k]
+        pub experts: ExpertRoom = ExpertSizes { rows: z.rows, cols: z.hidden, num_keys: z.router / 2, top: z.top },
         pub logits: Rows = [1, z.vocab],                // [1, V]
         pub last: Rows = [1, z.hidden],                 // [1, H]
         pub part: Option<Box<Scratch>> = z.part(),

@@ -30,7 +30,9 @@ pub(super) struct Table {
     pub attention_decode: [Kernel; 2],
     pub token: PerDtype,
     pub gated_activation: Kernel,
+    /// One block of threads a row, and one for each group of its experts.
     pub experts: PerDtype,
+    pub experts_groups: PerDtype,
     pub argmax: Kernel,
     pub sample: Kernel,
     pub roof_read: Kernel,
@@ -80,6 +82,13 @@ impl Table {
             "doge_linear_gated_int4_8",
         ];
         let experts = ["doge_experts_f32", "doge_experts_bf16", "doge_experts_f16", "doge_experts_int8", "doge_experts_int4"];
+        let experts_groups = [
+            "doge_experts_groups_f32",
+            "doge_experts_groups_bf16",
+            "doge_experts_groups_f16",
+            "doge_experts_groups_int8",
+            "doge_experts_groups_int4",
+        ];
         let token = ["doge_token_f32", "doge_token_bf16", "doge_token_f16", "doge_token_int8", "doge_token_int4"];
         Ok(Table {
             embed: formats(embed, THREADS)?,
@@ -104,6 +113,7 @@ impl Table {
             token: formats(token, THREADS * ffi::DOGE_CUDA_TOKEN_TEAMS)?,
             gated_activation: one("doge_gated_activation", THREADS)?,
             experts: formats(experts, ffi::DOGE_CUDA_EXPERT_THREADS)?,
+            experts_groups: formats(experts_groups, ffi::DOGE_CUDA_EXPERT_THREADS)?,
             argmax: one("doge_argmax", ffi::DOGE_CUDA_ARGMAX_THREADS)?,
             sample: one("doge_sample", ffi::DOGE_CUDA_ARGMAX_THREADS)?,
             roof_read: one("doge_roof_read", THREADS)?,

@@ -4,8 +4,8 @@ use super::{
     attention::HEAD_DIM_MAX,
     buffer::{padded, Buffer, Rows},
     device::Device,
+    experts::check_router,
     matrix::DeviceMatrix,
-    ops::check_router,
 };
 use crate::{
     model::{Checkpoint, LayerWeights, Linear, Weights},

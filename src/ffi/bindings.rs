@@ -982,6 +982,7 @@ const _: () = {
 };
 pub const DOGE_CUDA_KEYS_MAX: _bindgen_ty_18 = 65535;
 pub const DOGE_CUDA_TOP_MAX: _bindgen_ty_18 = 256;
+pub const DOGE_CUDA_EXPERT_GROUPS: _bindgen_ty_18 = 8;
 pub type _bindgen_ty_18 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -995,6 +996,9 @@ pub struct DogeCudaExpertsArgs {
     pub up_embed: *const ::core::ffi::c_void,
     pub expert: *mut u32,
     pub weight: *mut f32,
+    pub pairs: *const u32,
+    pub partial: *mut f32,
+    pub arrived: *mut u32,
     pub stride_bytes: usize,
     pub n_rows: u32,
     pub cols: u32,
@@ -1002,12 +1006,13 @@ pub struct DogeCudaExpertsArgs {
     pub router_stride: u32,
     pub n_keys: u32,
     pub n_top: u32,
+    pub n_pairs: u32,
     pub act: u32,
     pub reference_routing: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeCudaExpertsArgs"][::core::mem::size_of::<DogeCudaExpertsArgs>() - 112usize];
+    ["Size of DogeCudaExpertsArgs"][::core::mem::size_of::<DogeCudaExpertsArgs>() - 144usize];
     ["Alignment of DogeCudaExpertsArgs"][::core::mem::align_of::<DogeCudaExpertsArgs>() - 8usize];
     ["Offset of field: DogeCudaExpertsArgs::y"][::core::mem::offset_of!(DogeCudaExpertsArgs, y) - 0usize];
     ["Offset of field: DogeCudaExpertsArgs::stream"][::core::mem::offset_of!(DogeCudaExpertsArgs, stream) - 8usize];
@@ -1018,17 +1023,21 @@ const _: () = {
     ["Offset of field: DogeCudaExpertsArgs::up_embed"][::core::mem::offset_of!(DogeCudaExpertsArgs, up_embed) - 48usize];
     ["Offset of field: DogeCudaExpertsArgs::expert"][::core::mem::offset_of!(DogeCudaExpertsArgs, expert) - 56usize];
     ["Offset of field: DogeCudaExpertsArgs::weight"][::core::mem::offset_of!(DogeCudaExpertsArgs, weight) - 64usize];
-    ["Offset of field: DogeCudaExpertsArgs::stride_bytes"][::core::mem::offset_of!(DogeCudaExpertsArgs, stride_bytes) - 72usize];
-    ["Offset of field: DogeCudaExpertsArgs::n_rows"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_rows) - 80usize];
-    ["Offset of field: DogeCudaExpertsArgs::cols"][::core::mem::offset_of!(DogeCudaExpertsArgs, cols) - 84usize];
-    ["Offset of field: DogeCudaExpertsArgs::x_stride"][::core::mem::offset_of!(DogeCudaExpertsArgs, x_stride) - 88usize];
+    ["Offset of field: DogeCudaExpertsArgs::pairs"][::core::mem::offset_of!(DogeCudaExpertsArgs, pairs) - 72usize];
+    ["Offset of field: DogeCudaExpertsArgs::partial"][::core::mem::offset_of!(DogeCudaExpertsArgs, partial) - 80usize];
+    ["Offset of field: DogeCudaExpertsArgs::arrived"][::core::mem::offset_of!(DogeCudaExpertsArgs, arrived) - 88usize];
+    ["Offset of field: DogeCudaExpertsArgs::stride_bytes"][::core::mem::offset_of!(DogeCudaExpertsArgs, stride_bytes) - 96usize];
+    ["Offset of field: DogeCudaExpertsArgs::n_rows"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_rows) - 104usize];
+    ["Offset of field: DogeCudaExpertsArgs::cols"][::core::mem::offset_of!(DogeCudaExpertsArgs, cols) - 108usize];
+    ["Offset of field: DogeCudaExpertsArgs::x_stride"][::core::mem::offset_of!(DogeCudaExpertsArgs, x_stride) - 112usize];
     ["Offset of field: DogeCudaExpertsArgs::router_stride"]
-        [::core::mem::offset_of!(DogeCudaExpertsArgs, router_stride) - 92usize];
-    ["Offset of field: DogeCudaExpertsArgs::n_keys"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_keys) - 96usize];
-    ["Offset of field: DogeCudaExpertsArgs::n_top"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_top) - 100usize];
-    ["Offset of field: DogeCudaExpertsArgs::act"][::core::mem::offset_of!(DogeCudaExpertsArgs, act) - 104usize];
+        [::core::mem::offset_of!(DogeCudaExpertsArgs, router_stride) - 116usize];
+    ["Offset of field: DogeCudaExpertsArgs::n_keys"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_keys) - 120usize];
+    ["Offset of field: DogeCudaExpertsArgs::n_top"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_top) - 124usize];
+    ["Offset of field: DogeCudaExpertsArgs::n_pairs"][::core::mem::offset_of!(DogeCudaExpertsArgs, n_pairs) - 128usize];
+    ["Offset of field: DogeCudaExpertsArgs::act"][::core::mem::offset_of!(DogeCudaExpertsArgs, act) - 132usize];
     ["Offset of field: DogeCudaExpertsArgs::reference_routing"]
-        [::core::mem::offset_of!(DogeCudaExpertsArgs, reference_routing) - 108usize];
+        [::core::mem::offset_of!(DogeCudaExpertsArgs, reference_routing) - 136usize];
 };
 pub const DOGE_CUDA_STEPS_MAX: _bindgen_ty_19 = 256;
 pub type _bindgen_ty_19 = ::core::ffi::c_uint;

@@ -155,12 +155,22 @@ pub enum Fault {
     Matrices = 6,
     Mma = 7,
     Ballot = 8,
+    Add = 9,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 8] =
-        [Fault::Barrier, Fault::Wait, Fault::Shuffle, Fault::Load, Fault::Copy, Fault::Matrices, Fault::Mma, Fault::Ballot];
-    const COUNTS: u32 = 9;
+    pub const ALL: [Fault; 9] = [
+        Fault::Barrier,
+        Fault::Wait,
+        Fault::Shuffle,
+        Fault::Load,
+        Fault::Copy,
+        Fault::Matrices,
+        Fault::Mma,
+        Fault::Ballot,
+        Fault::Add,
+    ];
+    const COUNTS: u32 = 10;
 }
 
 /// Where in the kernels something can break.

@@ -5,6 +5,7 @@
 mod attention;
 #[path = "../common/mod.rs"]
 mod common;
+mod experts;
 mod linear;
 mod sampling;
 
@@ -14,8 +15,7 @@ use common::{
     emulator,
 };
 use doge_engine::{
-    cuda::{Buffer, Device, DeviceMatrix, Experts, Input, MaskScore, Norm, Projection, Residual, Rows},
-    ops::Routing,
+    cuda::{Buffer, Device, DeviceMatrix, Input, MaskScore, Norm, Projection, Residual, Rows},
     reference::{self, gated_activation::activate, linear::linear},
     Activation, Dtype, Layout, Matrix,
 };
@@ -138,120 +138,6 @@ fn mask_scores_of_every_shape() {
         let got = out.to_vec().unwrap();
         assert_passed(&format!("{rows}x{cols} to {heads}"), within("s", &got, &want, |i| budget[i]));
     }
-}
-
-#[test]
-fn experts_are_those_of_the_reference() {
-    let gpu = emulator::device();
-    // The last two: as many experts as there is room for, more keys than a block has threads.
-    let shapes = [
-        (1, 1, 16),
-        (2, 3, 48),
-        (4, 2, 40),
-        (5, 7, 12),
-        (6, 20, 64),
-        (9, 81, 8),
-        (16, 30, 100),
-        (32, 16, 256),
-        (128, 64, 24),
-        (17, 256, 9),
-        (301, 70, 3),
-    ];
-    for (i, (keys, top, cols)) in shapes.into_iter().enumerate() {
-        for (j, fill) in [Fill::Uniform, Fill::Ties, Fill::Zeros].into_iter().enumerate() {
-            let dtype = Dtype::ALL[(i + j) % 5];
-            let random = &mut Random::new((8 * i + j) as u64);
-            let (rows, act) = (1 + (i + j) % 3, Activation::ALL[(i + j) % 10]);
-            let (router, x) = (random.fill(fill, rows * 2 * keys, 1.0), random.fill(Fill::Uniform, rows * cols, 1.0));
-            let before = random.fill(Fill::Uniform, rows * cols, 1.0);
-            let [down, up] = [(); 2].map(|()| {
-                let values = random.fill(Fill::Uniform, keys * keys * cols, 1.0);
-                Weight::new(&gpu, dtype, Layout::Rows, keys * keys, cols, &values)
-            });
-            let (routing, of_reference) = match j % 2 {
-                0 => (Routing::PerToken, reference::product_key_router::Routing::PerToken),
-                _ => (Routing::Reference, reference::product_key_router::Routing::Reference),
-            };
-            let (mut expert, mut weight) = (Buffer::zeros(&gpu, rows * top).unwrap(), Buffer::zeros(&gpu, rows * top).unwrap());
-            let mut y = Rows::from_slice(&gpu, cols, &before).unwrap();
-            let (x_there, router_there) =
-                (Rows::from_slice(&gpu, cols, &x).unwrap(), Rows::from_slice(&gpu, 2 * keys, &router).unwrap());
-            let call = Experts {
-                router: &router_there,
-                down_embed: &down.matrix,
-                up_embed: &up.matrix,
-                num_keys: keys,
-                top,
-                routing,
-                act,
-                expert: &mut expert,
-                weight: &mut weight,
-                stream: None,
-            };
-            gpu.experts(&mut y, &x_there, call, rows).unwrap();
-
-            let what = format!("{keys} keys, {top} experts, {cols} columns, {dtype}, {act:?}, {fill:?}");
-            let gate: Vec<Vec<f64>> = router.chunks_exact(2 * keys).map(f64s).collect();
-            let (expert, weight, y) = (expert.to_vec().unwrap(), weight.to_vec().unwrap(), y.read(rows).unwrap());
-            for row in 0..rows {
-                let (lx, ly) = of_reference.logits(&gate, row);
-                let scores: Vec<f64> = lx.iter().flat_map(|x| ly.iter().map(move |y| f64::from(*x as f32 + *y as f32))).collect();
-                let (chosen, p) = reference::product_key_router::top_experts(&scores, top);
-                assert_passed(&what, exactly("expert", &expert[row * top..][..top], &chosen));
-                // Scores lie within ±2: exp's argument is off by at most 4 EPS, and the sum by its chain.
-                let c = 4.0 + 2.0 * FUNCTION + top as f64 + 2.0;
-                assert_passed(&what, within("weight", &weight[row * top..][..top], &p, |i| c * EPS * p[i]));
-
-                let x = &x[row * cols..][..cols];
-                let (mut want, mut budget) = (f64s(&before[row * cols..][..cols]), vec![0.0; cols]);
-                for (&e, p) in chosen.iter().zip(&p) {
-                    let line = e as usize * cols..(e as usize + 1) * cols;
-                    let dot = linear(&down.wide[line.clone()], &f64s(x), None, 1)[0];
-                    let terms: f64 = down.wide[line.clone()].iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum();
-                    let steep = 2.0 * dot.abs() + 1.2;
-                    let error = steep * (chain(Dtype::F32, cols) + 2.0) * EPS * terms
-                        + (3.0 * FUNCTION + 8.0 + 2.0 * dot.abs() + c) * EPS * (activate(act, dot).abs() + dot.abs());
-                    for (i, &w) in up.wide[line].iter().enumerate() {
-                        let hit = p * activate(act, dot);
-                        want[i] += hit * f64::from(w);
-                        budget[i] += (p * error + (top as f64 + 12.0) * EPS * hit.abs()) * f64::from(w.abs());
-                    }
-                }
-                let y = &y[row * cols..][..cols];
-                let start = |i: usize| (top as f64 + 2.0) * EPS * f64::from(before[row * cols + i].abs());
-                assert_passed(&what, within("y", y, &want, |i| budget[i] + start(i)));
-            }
-        }
-    }
-}
-
-/// Sums of unlike keys that round to one score: the lowest ids win, also over those that rank higher on one side. The
-/// first key that is left out tells of it, on either side.
-#[test]
-fn sums_that_round_to_ties() {
-    let gpu = emulator::device();
-    let (keys, top, cols) = (300, 3, 8);
-    let one = (0..keys).map(|i| if i == 7 { 1e8 } else { -1e8 }).collect::<Vec<f32>>();
-    let many = (0..keys).map(|i| i as f32 / 1000.0).collect::<Vec<f32>>();
-    let table = Weight::new(&gpu, Dtype::F32, Layout::Rows, keys * keys, cols, &vec![0.0; keys * keys * cols]);
-    let router = Rows::from_slice(&gpu, 2 * keys, &[&one[..], &many, &many, &one].concat()).unwrap();
-    let (mut expert, mut weight) = (Buffer::zeros(&gpu, 2 * top).unwrap(), Buffer::zeros(&gpu, 2 * top).unwrap());
-    let [mut y, x] = [(); 2].map(|()| Rows::zeros(&gpu, 2, cols).unwrap());
-    let call = Experts {
-        router: &router,
-        down_embed: &table.matrix,
-        up_embed: &table.matrix,
-        num_keys: keys,
-        top,
-        routing: Routing::PerToken,
-        act: Activation::Silu,
-        expert: &mut expert,
-        weight: &mut weight,
-        stream: None,
-    };
-    gpu.experts(&mut y, &x, call, 2).unwrap();
-    assert_eq!(expert.to_vec().unwrap(), [2100, 2101, 2102, 7, 307, 607]);
-    assert_eq!(weight.to_vec().unwrap(), [1.0 / 3.0; 6]);
 }
 
 /// They check what they compute before they time it: a kernel that reads or multiplies something else is an error.

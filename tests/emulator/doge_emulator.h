@@ -46,6 +46,7 @@ enum Fault : uint32_t {
   FAULT_MATRICES, // loaded matrices are one off
   FAULT_MMA,      // the two halves of b are exchanged
   FAULT_BALLOT,   // lane 0 does not count
+  FAULT_ADD,      // nothing is added
   FAULT_COUNT // breaks nothing, counts sites
 };
 
@@ -156,7 +157,11 @@ inline void fence_async() {}
 inline void launch_next() {}
 inline void wait_for_previous() {}
 inline void fence() {}
-inline uint32_t add(uint32_t *to, uint32_t x) { return (*to += x) - x; }
+inline uint32_t add(uint32_t *to, uint32_t x, DOGE_SITE) {
+  const uint32_t before = *to;
+  if (!emulator::broken(emulator::FAULT_ADD, file, line)) *to += x;
+  return before;
+}
 
 template <class T> T shuffle(T x, uint32_t mask, const char *file, uint32_t line) {
   const emulator::Operand *const all = emulator::exchange(&x, sizeof x, file, line);

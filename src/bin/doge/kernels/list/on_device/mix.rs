@@ -1,7 +1,7 @@
 //! The router and its experts, in one launch.
 
 use doge_engine::{
-    cuda::{Buffer, Device, DeviceMatrix, Experts, Rows},
+    cuda::{Buffer, Device, DeviceMatrix, ExpertRoom, ExpertSizes, Experts, Rows},
     ops::Routing,
     reference::{
         close::{activation_budget, activation_slope, chain, exactly, within, Worst, EPS, FUNCTION},
@@ -37,6 +37,7 @@ pub struct Mix {
     top: usize,
     expert: Buffer<u32>,
     weight: Buffer<f32>,
+    room: ExpertRoom,
 }
 
 impl Mix {
@@ -60,6 +61,7 @@ impl Mix {
             top,
             expert: Buffer::zeros(gpu, top)?,
             weight: Buffer::zeros(gpu, top)?,
+            room: ExpertRoom::new(gpu, ExpertSizes { rows: 1, cols, num_keys: keys, top })?,
         }))
     }
 
@@ -92,13 +94,12 @@ impl DeviceJob for Mix {
             router: &self.router[copy],
             down_embed: &self.down_there,
             up_embed: &self.up_there,
-            num_keys: self.keys,
-            top: self.top,
             routing: Routing::PerToken,
             act: Activation::Silu,
             expert: &mut self.expert,
             weight: &mut self.weight,
             stream: None,
+            room: &mut self.room,
         };
         gpu.experts(&mut self.y, &self.x_there, experts, 1)
     }
