@@ -28,7 +28,7 @@ impl Device {
     /// `out[r] = table[ids[r]]` (spec 3). Ids beyond the table are the caller's to refuse.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
+    /// [`crate::Error::BadArgument`] for shapes that do not fit, [`crate::Error::Device`].
     pub fn embed(&self, out: &mut Rows, table: &DeviceMatrix, ids: &Buffer<u32>, n_rows: usize) -> Result<()> {
         out.expect("embed: out", n_rows, table.cols())?;
         expect_len("embed: ids", ids, n_rows)?;
@@ -49,7 +49,7 @@ impl Device {
     /// has room for that.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
+    /// [`crate::Error::BadArgument`] for shapes that do not fit, [`crate::Error::Device`].
     pub fn rms_norm(
         &self,
         out: &mut Input,
@@ -93,7 +93,7 @@ impl Device {
     /// `gate = act(gate) · up` (spec 4.5).
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for shapes that do not fit, [`Error::Device`].
+    /// [`crate::Error::BadArgument`] for shapes that do not fit, [`crate::Error::Device`].
     pub fn gated_activation(&self, gate: &mut Rows, up: &Rows, act: Activation, n_rows: usize) -> Result<()> {
         gate.expect("gated_activation: gate", n_rows, up.cols())?;
         up.expect("gated_activation: up", n_rows, up.cols())?;
