@@ -5,7 +5,8 @@
 // few, long streams. Neighbouring rows side by side are short ones, often two in one page, which hardware prefetchers
 // lose: half of the speed (Zen 4, huge pages; with small pages it is worse). A token of the 60M or the 320M is 3 to 13 %
 // slower with six runs than with two, 2 to 7 % with three, and with one a tenth at bf16, whose chain then waits for itself.
-// Two chains have their price where the caches hold the weights: 16-bit rows, which widen as they go, lose a sixth there.
+// Two chains have their price where the caches hold the weights: 16-bit rows, which widen as they go, lose a sixth there, on
+// AVX2 two fifths.
 #pragma once
 
 namespace {
