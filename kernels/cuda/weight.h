@@ -39,7 +39,7 @@ struct F32 {
     for (uint32_t i = 0; i < 4; ++i) c.x[i] = dev::from_bits(raw.low.w[i]), c.x[4 + i] = dev::from_bits(raw.high.w[i]);
     return c;
   }
-  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) { return widen(fetch(row, chunk)); }
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk) { return widen(fetch(row, chunk)); }
 };
 
 struct Bf16 {
@@ -52,7 +52,7 @@ struct Bf16 {
     for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_bits(raw.w[i] << 16), c.x[2 * i + 1] = dev::from_bits(raw.w[i] & 0xffff0000u);
     return c;
   }
-  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) { return widen(fetch(row, chunk)); }
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk) { return widen(fetch(row, chunk)); }
 };
 
 struct F16 {
@@ -63,7 +63,7 @@ struct F16 {
     for (uint32_t i = 0; i < 4; ++i) c.x[2 * i] = dev::from_f16((uint16_t)raw.w[i]), c.x[2 * i + 1] = dev::from_f16((uint16_t)(raw.w[i] >> 16));
     return c;
   }
-  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk, uint32_t = 0) { return widen(fetch(row, chunk)); }
+  DOGE_DEVICE static Chunk load(const void *row, uint32_t chunk) { return widen(fetch(row, chunk)); }
 };
 
 /// A scale or a 16-bit element at an even address.
