@@ -1,6 +1,6 @@
 use std::sync::{Mutex, PoisonError};
 
-use super::{expect_len, kernel, product, Cpu, SharedMut};
+use super::{expect_len, kernel, product, share, Cpu, SharedMut};
 use crate::{ffi, Error, Matrix, Result};
 
 /// The keys of one mask head and where their K and V rows are.
@@ -108,13 +108,20 @@ impl Cpu {
         let masks_step = if mask_heads / shared >= self.threads() { shared } else { 1 };
         let heads_step = if single && mask_heads < self.threads() { 1 } else { heads_per_mask.clamp(1, ROWS) };
         let (query_groups, head_groups) = (n_queries.div_ceil(queries_step), heads_per_mask.div_ceil(heads_step));
-        let (mask_groups, groups) = (mask_heads.div_ceil(masks_step), head_groups * query_groups);
+        // The queries of a home, and of them all that read the same k and v one after another: they find them in the caches.
+        let homes = self.homes(n_queries);
+        let (mask_groups, groups) = (mask_heads.div_ceil(masks_step), head_groups * query_groups.div_ceil(homes));
         let (out, scratch) = (SharedMut::new(out), SharedMut::new(scratch));
-        let refused = Mutex::new(None);
-        self.pool.run(mask_groups * groups, |chunk, thread| {
-            // All that read the same k and v come one after another, and find them in the caches.
-            let (group, first) = (chunk % groups, chunk / groups * masks_step);
-            let (first_query, first_head) = (group / head_groups * queries_step, group % head_groups * heads_step);
+        let refusal = Mutex::new(None);
+        let refused = &refusal;
+        self.pool.run_at_home(homes, mask_groups * groups, move |home, piece, thread| {
+            let (group, first) = (piece % groups, piece / groups * masks_step);
+            let mine = share(0..query_groups, home, homes);
+            let (query_group, first_head) = (mine.start + group / head_groups, group % head_groups * heads_step);
+            if query_group >= mine.end {
+                return; // not all homes have equally many
+            }
+            let first_query = query_group * queries_step;
             let end = (first + masks_step).min(mask_heads);
             let mut m = first;
             while m < end {
@@ -141,8 +148,8 @@ impl Cpu {
                     keys.seen.map_or((std::ptr::null(), std::ptr::null()), |(a, b)| (a.as_ptr(), b.as_ptr()));
                 let attention = kernel!(self.dynamic_mask_attention[keys.k.dtype()]);
                 // SAFETY: the key list is consistent, its rows lie in k and v, of this format, and its longest tile fits the scratch (`check`),
-                // and each of the n_heads masks is as long (`has_keys_of`); the queries and heads of this chunk lie in q
-                // and out (checked), and no other chunk has them; each thread has scratch_of_one floats of its own.
+                // and each of the n_heads masks is as long (`has_keys_of`); the queries and heads of this piece lie in q
+                // and out (checked), and no other piece has them; each thread has scratch_of_one floats of its own.
                 unsafe {
                     attention(&ffi::DogeAttentionArgs {
                         out: out.ptr().add(at), // [n_queries][row], heads first_head.. of mask head m
@@ -169,7 +176,7 @@ impl Cpu {
                 m = next;
             }
         });
-        refused.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        refusal.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
 

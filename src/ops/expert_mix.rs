@@ -1,7 +1,7 @@
 use super::{expect_layout, expect_len, kernel, rows_of, Cpu, SharedMut};
 use crate::{Activation, Error, Layout, Matrix, Result};
 
-/// Experts, and columns, of one chunk of work in decode.
+/// Experts, and columns, of one piece of work in decode.
 const EXPERTS: usize = 4;
 const COLUMNS: usize = 128;
 
@@ -57,22 +57,20 @@ impl Cpu {
         let (y, hit) = (SharedMut::new(y), SharedMut::new(hit));
         // A prompt is shared out by tokens; a single token by experts, then by columns.
         let (experts_step, columns_step) = if tokens == 1 { (EXPERTS, COLUMNS) } else { (n_top.max(1), cols.max(1)) };
-        let pieces = n_top.div_ceil(experts_step);
-        self.pool.run(tokens * pieces, |chunk, _| {
-            let (t, begin) = (chunk / pieces, chunk % pieces * experts_step);
+        self.over_tokens(tokens, n_top.div_ceil(experts_step), move |t, piece, _| {
+            let begin = piece * experts_step;
             let (ids, end) = (&expert[t * n_top..][..n_top], (begin + experts_step).min(n_top));
             // SAFETY: every id is a row of down_embed, x[t] has cols floats, hit[t] and weight[t] n_top (checked);
-            // chunks are disjoint places of hit.
+            // pieces are disjoint places of hit.
             unsafe {
                 let (hit, weight, x) = (hit.ptr().add(t * n_top), weight.as_ptr().add(t * n_top), x.as_ptr().add(t * cols));
                 down(hit, down_embed.as_ptr().cast(), ids.as_ptr(), weight, x, cols, begin, end, act as u32)
             }
         });
-        let pieces = cols.div_ceil(columns_step);
-        self.pool.run(tokens * pieces, |chunk, _| {
-            let (t, begin) = (chunk / pieces, chunk % pieces * columns_step);
+        self.over_tokens(tokens, cols.div_ceil(columns_step), move |t, piece, _| {
+            let begin = piece * columns_step;
             let (ids, end) = (&expert[t * n_top..][..n_top], (begin + columns_step).min(cols));
-            // SAFETY: every id is a row of up_embed, y[t] has cols floats, hit[t] n_top (checked); chunks are disjoint
+            // SAFETY: every id is a row of up_embed, y[t] has cols floats, hit[t] n_top (checked); pieces are disjoint
             // places of y; hit is only read, and the run above has ended.
             unsafe {
                 let (y, hit) = (y.ptr().add(t * cols), hit.ptr().add(t * n_top));

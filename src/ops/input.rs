@@ -38,22 +38,24 @@ impl<'a> From<&'a Vec<f32>> for Input<'a> {
 }
 
 impl Input<'_> {
-    /// The rows as `weight`'s kernels read them.
-    pub(super) fn for_weight(&self, weight: &Matrix<'_>) -> Result<*const u8> {
-        let (rows, cols) = match self.prepared {
-            Prepared::Quantized { rows, cols } if weight.dtype().is_int() => (rows, cols),
-            Prepared::Rounded { rows, cols } if weight.dtype() == Dtype::Bf16 => (rows, cols),
+    /// The rows as `weight`'s kernels read them, and the bytes from one to the next.
+    pub(super) fn for_weight(&self, weight: &Matrix<'_>) -> Result<(*const u8, usize)> {
+        let (rows, cols, stride) = match self.prepared {
+            Prepared::Quantized { rows, cols } if weight.dtype().is_int() => {
+                (rows, cols, quantized_row_words(cols).saturating_mul(4))
+            }
+            Prepared::Rounded { rows, cols } if weight.dtype() == Dtype::Bf16 => (rows, cols, cols.saturating_mul(2)),
             _ if weight.dtype().is_int() => {
                 let why = format!("is not quantised, which {} weights need: see Cpu::prepare", weight.dtype());
                 return Err(Error::BadArgument { what: "linear: x", why });
             }
-            _ => return Ok(self.x.as_ptr().cast()),
+            _ => return Ok((self.x.as_ptr().cast(), weight.cols().saturating_mul(size_of::<f32>()))),
         };
         if cols != weight.cols() {
             let why = format!("was prepared in rows of {cols}, {} weights here want rows of {}", weight.dtype(), weight.cols());
             return Err(Error::BadArgument { what: "linear: x", why });
         }
-        Ok(rows.as_ptr().cast())
+        Ok((rows.as_ptr().cast(), stride))
     }
 }
 

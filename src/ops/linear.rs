@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use super::{expect_len, input::Prepared, kernel, rows_of, Cpu, Input, SharedMut};
+use super::{expect_len, input::Prepared, kernel, rows_of, share, Cpu, Input, SharedMut};
 use crate::{ffi, matrix_bytes, Dtype, Error, Layout, Matrix, Result};
 
 /// One linear layer of several that read the same input.
@@ -51,7 +51,7 @@ impl Cpu {
     pub fn projections<'x, const N: usize>(&self, projections: &mut [Projection<'_>; N], x: impl Into<Input<'x>>) -> Result<()> {
         let x = x.into();
         let mut tasks = [const { None }; N];
-        let (mut units, mut chunk_units) = (0, 1);
+        let (mut all_rows, mut units, mut chunk_units) = (0, 0, 1);
         for (task, p) in tasks.iter_mut().zip(projections) {
             let (outputs, cols) = (p.weight.rows(), p.weight.cols());
             let rows = rows_of("linear: x", x.x.len(), cols)?;
@@ -67,45 +67,53 @@ impl Cpu {
             let unit_bytes = matrix_bytes(dtype, layout, UNIT, cols).unwrap_or(usize::MAX).max(1);
             let chunk_bytes = if dtype.is_int() && rows > 1 { CHUNK_INT_BLOCK_BYTES } else { CHUNK_BYTES };
             chunk_units = chunk_units.max(chunk_bytes / unit_bytes);
+            let (x_rows, x_stride) = x.for_weight(&p.weight)?;
             *task = Some(Task {
                 out: SharedMut::new(p.out),
                 weight: p.weight,
-                x: SharedMut(x.for_weight(&p.weight)?.cast_mut()),
+                x: SharedMut(x_rows.cast_mut()),
+                x_stride,
                 rounded: matches!(x.prepared, Prepared::Rounded { .. }) && dtype == Dtype::Bf16,
                 bias: SharedMut(p.bias.map_or(std::ptr::null_mut(), |b| b.as_ptr().cast_mut())),
                 rows,
                 first_unit: units,
             });
             units += if rows == 0 { 0 } else { outputs.div_ceil(UNIT) };
+            all_rows = all_rows.max(rows);
         }
-        let cuts = Cuts { units, threads: self.threads(), least: chunk_units };
-        self.pool.run(cuts.count(), |chunk, _| {
+        // Many rows are cut into homes, and only the outputs of each into chunks: a weight is read once for each home, but x
+        // and out stay where they are.
+        let homes = self.homes(all_rows);
+        let cuts = Cuts { units, threads: self.threads() / homes, least: chunk_units };
+        let chunks = cuts.count();
+        self.pool.run_at_home(homes, chunks, move |home, chunk, _| {
             let cut = cuts.chunk(chunk);
             for task in tasks.iter().flatten() {
                 let (first, outputs) = (task.first_unit, task.weight.rows());
                 let (begin, end) = (cut.start.max(first) - first, cut.end.max(first) - first);
                 if begin * UNIT < outputs && begin < end {
-                    self.linear_chunk(task, begin * UNIT, (end * UNIT).min(outputs));
+                    self.linear_chunk(task, share(0..task.rows, home, homes), begin * UNIT, (end * UNIT).min(outputs));
                 }
             }
         });
         Ok(())
     }
 
-    /// Outputs `begin..end` of one checked task.
-    fn linear_chunk(&self, task: &Task<'_>, begin: usize, end: usize) {
+    /// Outputs `begin..end` of some rows of one checked task.
+    fn linear_chunk(&self, task: &Task<'_>, rows: Range<usize>, begin: usize, end: usize) {
         let (outputs, cols) = (task.weight.rows(), task.weight.cols());
         let (weight, bias) = (task.weight.bytes().as_ptr().cast(), task.bias.ptr().cast_const());
-        let (out, x) = (task.out.ptr(), task.x.ptr().cast_const());
+        let (out, x) = (task.out.ptr().wrapping_add(rows.start * outputs), task.x.ptr().wrapping_add(rows.start * task.x_stride));
         let int = match task.weight.dtype() {
             Dtype::F32 | Dtype::Bf16 | Dtype::F16 => None,
             Dtype::Int8 => Some(0),
             Dtype::Int4 => Some(1),
         };
         // SAFETY: weight is [outputs, cols] in the layout of its kernels, x [rows, cols] in the form they read, out [rows, outputs],
-        // bias [outputs] or NULL (checked); begin..end lies inside outputs and begins at a tile; chunks are disjoint outputs.
+        // bias [outputs] or NULL (checked); these rows lie inside, begin..end inside outputs, and it begins at a tile; chunks are
+        // disjoint outputs of disjoint rows.
         unsafe {
-            match (int, task.rows) {
+            match (int, rows.len()) {
                 (None, 1) if task.rounded => kernel!(self.gemv_bf16)(out, weight, x.cast(), bias, cols, begin, end),
                 (None, n_rows) if task.rounded => {
                     let (x, out_stride) = (x.cast(), outputs);
@@ -133,8 +141,9 @@ impl Cpu {
 struct Task<'a> {
     out: SharedMut<f32>,
     weight: Matrix<'a>,
-    /// Only read: rows in the form of the weight's kernels.
+    /// Only read: rows in the form of the weight's kernels, and the bytes from one to the next.
     x: SharedMut<u8>,
+    x_stride: usize,
     /// x is in bf16.
     rounded: bool,
     /// Only read; NULL if there is none.

@@ -66,7 +66,7 @@ impl Cpu {
         };
         let (router, words) = (kernel!(self.product_key_router), router_scratch_words(n_keys, n_top));
         let (expert, weight, scratch) = (SharedMut::new(expert), SharedMut::new(weight), SharedMut::new(scratch));
-        self.pool.run(tokens, |t, thread| {
+        self.over_tokens(tokens, 1, |t, _, thread| {
             let (x, y) = halves(t);
             // SAFETY: logits has 2 * tokens rows of n_keys floats, expert and weight tokens rows of n_top (checked); tokens
             // are disjoint; each thread has words of scratch of its own, aligned to 8 as u64.
