@@ -1,10 +1,13 @@
 // out[r][o] = sum_c weight[o][c] * x[r][c] (+ bias[o]), r < n_rows, o in [begin, end), integer weights in tiles
 //
 // Plan: INT_TILES tiles at a time stay in the L1 cache while a block of x rows that fits the L2 cache passes INT_ROWS rows
-// at a time (int_tile.inl): each weight is read from memory once per block, and for up to X_BLOCK_BYTES of x once at all.
+// at a time (int_tile.inl), all but the first asking for the next tiles: each weight is read from memory once per block, and
+// for up to X_BLOCK_BYTES of x once at all.
 // The lines of out are asked for before the sums, or a store would wait for each: 67 -> 73 % of the peak where out is larger
 // than the L2 cache (512 x 1024 x 2048, Zen 4).
 #pragma once
+
+#include "ahead.inl"
 
 namespace {
 
@@ -30,8 +33,11 @@ inline void gemm_int_rows(int rows, const DogeGemmIntArgs *a, size_t r, size_t o
 /// Rows r0..r1, in passes of equal height.
 template <class Q, int NT> inline void gemm_int_tiles(const DogeGemmIntArgs *a, size_t r0, size_t r1, size_t o, size_t blocks) {
   size_t passes = (r1 - r0 + INT_ROWS - 1) / INT_ROWS;
+  const size_t next = o / TILE + NT, tiles = (a->end + TILE - 1) / TILE, left = tiles < next ? 0 : tiles - next;
+  Ahead ahead((const char *)a->weight + next * blocks * Q::BLOCK, (left < NT ? left : NT) * blocks * Q::BLOCK, passes - 1);
   for (size_t r = r0; r < r1; --passes) {
     const int rows = (int)((r1 - r + passes - 1) / passes);
+    if (r > r0) ahead.fetch();
     gemm_int_rows<Q, INT_ROWS, NT>(rows, a, r, o, blocks);
     r += rows;
   }
