@@ -206,9 +206,9 @@ impl Pool {
     ///
     /// A panic in `f` is passed on; pieces that nobody had begun may be left out then.
     pub(crate) fn run_at_home<F: Fn(usize, usize, usize) + Sync>(&self, homes: usize, pieces: usize, f: F) {
+        // `state` is counter enough for one home.
         let Some(claims) = self.homes.get(..homes).filter(|_| homes > 1) else {
             return self.run(homes * pieces, move |i, thread| f(i / pieces, i % pieces, thread));
-            // `state` has a counter for one
         };
         let (begin, threads) = (|| claims.iter().for_each(|home| home.0.store(0, Relaxed)), self.threads());
         // A chunk is a round through all homes, until nothing is left to claim.
