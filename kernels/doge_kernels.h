@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { DOGE_ABI_VERSION = 2 };
+enum { DOGE_ABI_VERSION = 3 };
 
 /* Stored format of a weight. */
 typedef enum DogeDtype {
@@ -126,7 +126,10 @@ typedef struct DogeGemmIntArgs {
  * Order: inside a tile the entries' terms are added one after another (an unseen entry adds nothing, so it may stand
  * anywhere); tiles are merged one after another by their running maximum. So the result depends on the order of the
  * seen entries and on the tile each is in, not on the block: one query alone gets the same bits. A query that sees
- * nothing gets zeros. */
+ * nothing gets zeros.
+ *
+ * dynamic_mask_attention_bf16 rounds q, and exp(score - the tile's maximum) before it is summed and multiplied with v, to
+ * bf16 (round_row); its products are added as gemv_bf16 adds them, those with v one after another as well. */
 typedef struct DogeAttentionArgs {
   float *out;               /* [n_queries][out_stride], head h at h*head_dim */
   const float *q;           /* [n_queries][q_stride], head h at h*head_dim */
@@ -149,7 +152,7 @@ typedef struct DogeAttentionArgs {
 
 /* Queries (times heads) that one pass over the keys serves. */
 enum { DOGE_ATTENTION_ROWS = 16 };
-#define DOGE_ATTENTION_SCRATCH(tile, head_dim) (DOGE_ATTENTION_ROWS * ((size_t)(tile) + 2 * (size_t)(head_dim) + 4))
+#define DOGE_ATTENTION_SCRATCH(tile, head_dim) (DOGE_ATTENTION_ROWS * ((size_t)(tile) + 3 * (size_t)(head_dim) + 4))
 
 /* Product-key router of one token (spec 4.6): the n_top largest of x[i] + y[j], i, j in [0, n_keys).
  * Better score first, ties to the lower expert id i * n_keys + j. 1 <= n_top <= n_keys^2, n_keys <= 65535. */
@@ -231,6 +234,7 @@ typedef struct DogeKernelTable {
                      size_t n);
 
   void (*dynamic_mask_attention[DOGE_FLOAT_COUNT])(const DogeAttentionArgs *args);
+  void (*dynamic_mask_attention_bf16)(const DogeAttentionArgs *args); /* k and v in bf16 */
 
   /* out[i] = act(gate[i]) * up[i]. In place allowed (out = gate or out = up). `act` is a DogeActivation. */
   void (*gated_activation)(float *out, const float *gate, const float *up, size_t n, uint32_t act);

@@ -42,7 +42,7 @@ fn every_kernel_is_close_to_the_reference() {
                 let verdict = if worst.passed() { "ok" } else { "FAILED" };
                 let (level, format) = (isa.name(), dtype.name());
                 say!(
-                    "{level:10}  {:24}{format:5} {verdict:6} {:9.2e} {cases:5} cases  {:?}",
+                    "{level:10}  {:28}{format:5} {verdict:6} {:9.2e} {cases:5} cases  {:?}",
                     check.op,
                     worst.fraction,
                     check.class

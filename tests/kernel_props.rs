@@ -123,7 +123,7 @@ proptest! {
     fn attention_does_not_depend_on_the_block_or_on_unseen_keys(case in shapes(0..120), dtype in prop::sample::select(&Dtype::FLOATS)) {
         let inputs = attention::Inputs::new(dtype, &case);
         let row = inputs.row();
-        for cpu in cpus() {
+        for cpu in cpus().into_iter().flat_map(|cpu| [Activations::F32, Activations::Bf16].map(|form| cpu.clone().with_activations(form))) {
             let mut block = vec![0.0; case.rows * row];
             inputs.call(&cpu, &mut block).unwrap();
             for query in 0..case.rows {

@@ -57,11 +57,11 @@ class Doge(Engine):
 
 
 class DogeBf16(Doge):
-    """With activations rounded to bf16 where they meet bf16 weights, as the other engines have it."""
+    """With K and V in bf16, and what meets them or bf16 weights rounded to bf16, as the other engines have it."""
 
     name = "doge-bf16"
-    runs_as = {"bf16": "bf16"}
-    flags = ("--activations", "bf16")
+    runs_as = {"bf16": "bf16", "int8": "int8", "int4": "int4"}
+    flags = ("--activations", "bf16", "--kv-dtype", "bf16")
 
 
 class DogeF16Kv(Doge):

@@ -88,8 +88,9 @@ def markdown(result):
     entries = [entry for row in result["rows"] for entry in row["engines"].values()]
     if not all(entry["quiet"] for entry in entries):
         text += ["", "!: something else was running all the time."]
-    ran = {(row["dtype"], e["activations"], e["isa"], e["instruction"]) for row in result["rows"] for e in row["engines"].values() if "isa" in e}
-    text += ["", "What doge ran with:", "", *table(["weights", "input", "isa", "instruction"], sorted(ran))]
+    ours = [(row["dtype"], entry) for row in result["rows"] for entry in row["engines"].values() if "isa" in entry]
+    ran = {(dtype, *(entry[key] for key in ("activations", "kv_dtype", "isa", "instruction"))) for dtype, entry in ours}
+    text += ["", "What doge ran with:", "", *table(["weights", "input", "K and V", "isa", "instruction"], sorted(ran))]
     if result["missing"]:
         text += ["", "Missing:", ""]
         text += [f"- {' '.join(gap[key] for key in ('engine', 'model', 'dtype') if key in gap)}: {gap['why']}" for gap in result["missing"]]
@@ -102,7 +103,7 @@ def summary(result):
     for row in result["rows"]:
         for ours in ("doge", "doge-bf16"):
             if row["section"] == "main" and ours in row["engines"]:
-                form = row["engines"][ours]["activations"]
+                form = row["engines"][ours]["activations"] + (", bf16 K and V" if ours == "doge-bf16" else "")
                 rows.setdefault((row["model"], f"{row['dtype']} × {form}", ours), {})[row["test"][:2]] = row
     peers = [name for name in PEERS if any(name in row["engines"] for both in rows.values() for row in both.values())]
     for (model, formats, ours_name), both in rows.items():

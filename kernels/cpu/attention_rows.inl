@@ -4,24 +4,28 @@
 
 namespace {
 
-constexpr int FEW_ROWS = 2;        // so few take k in order and ask for rows ahead; more are bound by arithmetic
-constexpr size_t AHEAD = 16;       // entries whose rows are on their way
+constexpr int FEW_ROWS = 2;        // so few take k in order; more stand in the lanes
 constexpr size_t SEEN_CHUNK = 256; // entries whose `seen` bits are at hand at a time
 
-/// A group of (query, head) rows and its running state. KV is the format of k and v.
-template <class KV> struct AttentionRows {
+/// A group of (query, head) rows and its running state. KV is the format of k and v; X is what q and p are multiplied in: float,
+/// with k and v widened to it, or Bf16.
+template <class KV, class X> struct AttentionRows {
   const DogeAttentionArgs *args;
   const KV *k, *v;
   size_t first; // row of the block: query * n_heads + head
   int n;
-  uint32_t all;     // a bit for each row
-  uint32_t started; // a bit for each row that has merged a tile
-  const float *q[DOGE_ATTENTION_ROWS];
+  bool few, one_mask; // n <= FEW_ROWS; all rows have the same mask values
+  uint32_t all;       // a bit for each row
+  uint32_t started;   // a bit for each row that has merged a tile
+  size_t columns;     // of head_dim: those that a lane of the sum takes at once, so elements or pairs
+  const X *q[DOGE_ATTENTION_ROWS];
   float *o[DOGE_ATTENTION_ROWS];      // running sum of p * v
   float largest[DOGE_ATTENTION_ROWS]; // running maximum of the scores
   float total[DOGE_ATTENTION_ROWS];   // running sum of p
-  float *p;                           // [n][length of the tile]: scores, then their exponentials
-  float *mixed;                       // [n][head_dim]: the tile's sum of p * v
+  float *p;         // scores, then their exponentials; few: [n][length of the tile], many: [length][ROWS]
+  float *mixed;     // [n][head_dim]: the tile's sum of p * v
+  float *q_columns; // many: [columns][ROWS]
+  float *k_rows;    // many: room for SCORE_KEYS rows of k
 };
 
 /// A run of entries inside a tile and which rows see each.
@@ -46,7 +50,7 @@ template <bool plain, class KV> struct EntryRows {
 
 /// A bit for each row whose place is in the entry's interval, for every entry of the run. An interval of places is one of
 /// rows. Without a branch, so that the compiler takes many entries at once.
-template <class KV> inline void rows_that_see(SeenEntries &seen, const AttentionRows<KV> &rows) {
+template <class Rows> inline void rows_that_see(SeenEntries &seen, const Rows &rows) {
   const DogeAttentionArgs *a = rows.args;
   const auto smaller = [](uint32_t x, uint32_t y) { return x < y ? x : y; };
   const auto larger = [](uint32_t x, uint32_t y) { return x > y ? x : y; };
@@ -63,8 +67,8 @@ template <class KV> inline void rows_that_see(SeenEntries &seen, const Attention
   }
 }
 
-template <class KV>
-inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t tile_begin, size_t tile_end, size_t place) {
+template <class Rows>
+inline void find_seen(SeenEntries &seen, const Rows &rows, size_t tile_begin, size_t tile_end, size_t place) {
   const DogeAttentionArgs *a = rows.args;
   seen.place = place;
   seen.stride = tile_end - tile_begin;
@@ -83,23 +87,6 @@ inline void find_seen(SeenEntries &seen, const AttentionRows<KV> &rows, size_t t
   uint32_t elsewhere = 0;
   for (size_t i = 0; i < seen.n; ++i) elsewhere |= row[i] ^ (row[0] + (uint32_t)i);
   seen.plain = seen.every == rows.all && !elsewhere;
-}
-
-/// Asks for the row of k or v that is needed AHEAD entries after seen.begin + i, so that a few rows run through keys at the
-/// speed of memory. k and v of a tile come in turn: past the end of the tile's k begins its v, past that the next tile's k.
-template <bool is_k, class KV>
-inline void fetch_ahead(const AttentionRows<KV> &rows, const SeenEntries &seen, size_t i) {
-  const DogeAttentionArgs *a = rows.args;
-  const size_t tile_begin = seen.begin - seen.place, tile_end = tile_begin + seen.stride;
-  size_t t = seen.begin + i + AHEAD;
-  const KV *from = is_k ? rows.k : rows.v;
-  if (t >= tile_end) {
-    from = is_k ? rows.v : rows.k;
-    if (is_k) t -= tile_end - tile_begin;
-    if (t < tile_begin || t >= a->tile_begin[a->n_tiles]) return;
-  }
-  const char *row = (const char *)(from + (size_t)a->row[t] * a->kv_stride);
-  for (size_t b = 0; b < a->head_dim * sizeof(KV); b += 64) prefetch(row + b);
 }
 
 } // namespace

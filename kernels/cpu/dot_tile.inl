@@ -26,6 +26,14 @@ template <> struct Step<float> {
     else return load_n(p, n);
   }
   static F32V add(V w, V x, F32V sum) { return fma(w, x, sum); }
+  using Stored = F32;
+  /// What a lane takes at once: the same for all lanes, or of LANES rows side by side.
+  static V spread(const F32 *p) {
+    float x;
+    memcpy(&x, p, 4);
+    return splat(x);
+  }
+  static V side_by_side(const float *p) { return load(p); }
 };
 template <> struct Step<Bf16> {
   using V = PairV;
@@ -35,6 +43,9 @@ template <> struct Step<Bf16> {
     else return load_pairs_n(p, n);
   }
   static F32V add(V w, V x, F32V sum) { return dot_pairs(w, x, sum); }
+  using Stored = Bf16;
+  static V spread(const Bf16 *p) { return splat_pair(p); }
+  static V side_by_side(const float *p) { return load_pairs(p); }
 };
 
 /// One step of all sums: columns c .. c+COLS, or c .. c+n of the tail. The shorter side of the tile is held in registers,

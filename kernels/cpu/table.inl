@@ -5,7 +5,6 @@
 #include "dot_tile.inl"
 
 #include "argmax.inl"
-#include "dynamic_mask_attention.inl"
 #include "embed_row.inl"
 #include "gated_activation.inl"
 #include "gemm.inl"
@@ -17,6 +16,8 @@
 #include "roof.inl"
 #include "rope.inl"
 #include "round_row.inl"
+
+#include "dynamic_mask_attention.inl"
 
 #include "int_tile.inl"
 
@@ -43,6 +44,7 @@ extern "C" const DogeKernelTable DOGE_TABLE = {
     /* gemm_int               */ {gemm_int<Int8>, gemm_int<Int4>},
     /* mask_score             */ mask_score,
     /* dynamic_mask_attention */ {dynamic_mask_attention<F32>, dynamic_mask_attention<Bf16>, dynamic_mask_attention<F16>},
+    /* dynamic_mask_attention_bf16 */ dynamic_mask_attention_bf16,
     /* gated_activation       */ gated_activation,
     /* product_key_router     */ product_key_router,
     /* expert_down            */ {expert_down<F32>, expert_down<Bf16>, expert_down<F16>, expert_down_int<Int8>, expert_down_int<Int4>},

@@ -12,6 +12,7 @@ namespace {
 constexpr size_t LANES = 8;
 constexpr int TILE_ROWS = 4, TILE_COLS = 3; // 12 sums + 3 weights + 1 of x = the 16 registers
 constexpr int MIX_ROWS = 6, MIX_SUMS = 12;   // 12 sums + 2 of v + 1 of p
+constexpr int SCORE_KEYS = 3, SCORE_VECTORS = 2;
 
 struct F32V { __m256 v; };
 struct MaskV { __m256 m; };
@@ -52,6 +53,22 @@ inline PairV load_pairs_n(const Bf16 *p, size_t n) {
   for (size_t i = 0; i < n; ++i) padded[i] = p[i];
   return load_pairs(padded);
 }
+inline PairV splat_pair(const Bf16 *p) {
+  int32_t both;
+  memcpy(&both, p, 4);
+  return {_mm256_set1_epi32(both)};
+}
+inline PairV pairs_of(F32V first, F32V second) {
+  return {_mm256_blend_epi16(_mm256_castps_si256(second.v), _mm256_srli_epi32(_mm256_castps_si256(first.v), 16), 0x55)};
+}
+inline PairV pairs_of(const Bf16 *first, const Bf16 *second) { return pairs_of(load(first), load(second)); }
+inline PairV pairs_of_n(const Bf16 *first, const Bf16 *second, size_t n) {
+  return pairs_of(load_n(first, n), load_n(second, n));
+}
+inline F32V first_of(PairV a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(a.v, 16))}; }
+inline F32V second_of(PairV a) { return {_mm256_castsi256_ps(_mm256_and_si256(a.v, _mm256_set1_epi32((int)0xffff0000)))}; }
+inline void store_pairs(float *p, PairV a) { _mm256_storeu_si256((__m256i *)p, a.v); }
+inline PairV load_pairs(const float *p) { return {_mm256_loadu_si256((const __m256i *)p)}; }
 inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 inline F32V add(F32V a, F32V b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -60,9 +77,7 @@ inline F32V mul(F32V a, F32V b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline F32V div(F32V a, F32V b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline F32V fma(F32V a, F32V b, F32V c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32V dot_pairs(PairV a, PairV b, F32V c) {
-  const auto even = [](PairV p) { return _mm256_castsi256_ps(_mm256_slli_epi32(p.v, 16)); };
-  const auto odd = [](PairV p) { return _mm256_castsi256_ps(_mm256_and_si256(p.v, _mm256_set1_epi32((int)0xffff0000))); };
-  return {_mm256_fmadd_ps(odd(a), odd(b), _mm256_fmadd_ps(even(a), even(b), c.v))};
+  return fma(second_of(a), second_of(b), fma(first_of(a), first_of(b), c));
 }
 inline F32V neg(F32V a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
 inline F32V abs(F32V a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
@@ -73,16 +88,42 @@ inline F32V copysign(F32V a, F32V sign) {
 inline F32V max(F32V a, F32V b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline F32V min(F32V a, F32V b) { return {_mm256_min_ps(a.v, b.v)}; }
 
+inline MaskV lanes_of(uint32_t bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), lane), lane))};
+}
 inline MaskV less(F32V a, F32V b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
 inline MaskV equal(F32V a, F32V b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 inline F32V select(MaskV m, F32V a, F32V b) { return {_mm256_blendv_ps(b.v, a.v, m.m)}; }
 inline bool any(MaskV m) { return _mm256_movemask_ps(m.m) != 0; }
 
+inline F32V round_bf16(F32V a) {
+  const __m256i bits = _mm256_castps_si256(a.v), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256 rounded = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32((int)0xffff0000)));
+  return {_mm256_blendv_ps(rounded, _mm256_set1_ps(NAN), _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q))};
+}
 inline F32V times_pow2(F32V a, F32V n) { // two factors, since 2^n alone may over- or underflow
   const __m256i whole = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(whole, 1), bias = _mm256_set1_epi32(127);
   const __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
   const __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
   return {_mm256_mul_ps(_mm256_mul_ps(a.v, _mm256_castsi256_ps(low)), _mm256_castsi256_ps(high))};
+}
+
+inline void transpose(F32V (&a)[8]) {
+  for (int i = 0; i < 8; i += 4) { // 4 x 4 in each half
+    const __m256 low01 = _mm256_unpacklo_ps(a[i].v, a[i + 1].v), high01 = _mm256_unpackhi_ps(a[i].v, a[i + 1].v);
+    const __m256 low23 = _mm256_unpacklo_ps(a[i + 2].v, a[i + 3].v), high23 = _mm256_unpackhi_ps(a[i + 2].v, a[i + 3].v);
+    a[i].v = _mm256_shuffle_ps(low01, low23, 0x44);
+    a[i + 1].v = _mm256_shuffle_ps(low01, low23, 0xee);
+    a[i + 2].v = _mm256_shuffle_ps(high01, high23, 0x44);
+    a[i + 3].v = _mm256_shuffle_ps(high01, high23, 0xee);
+  }
+  for (int i = 0; i < 4; ++i) { // then the halves
+    const __m256 low = a[i].v, high = a[i + 4].v;
+    a[i].v = _mm256_permute2f128_ps(low, high, 0x20);
+    a[i + 4].v = _mm256_permute2f128_ps(low, high, 0x31);
+  }
 }
 
 inline float sum(F32V a) {

@@ -11,7 +11,8 @@ namespace {
 
 constexpr size_t LANES = 1;
 constexpr int TILE_ROWS = 4, TILE_COLS = 2; // 8 sums, for register files of 16
-constexpr int MIX_ROWS = 4, MIX_SUMS = 8;
+constexpr int MIX_ROWS = 2, MIX_SUMS = 16;
+constexpr int SCORE_KEYS = 3, SCORE_VECTORS = 8;
 
 struct F32V { float v; };
 struct MaskV { bool m; };
@@ -51,6 +52,17 @@ inline F32V load(const F16 *p) {
 template <class W> inline F32V load_n(const W *p, size_t) { return load(p); }
 inline PairV load_pairs(const Bf16 *p) { return {load(p), load(p + 1)}; }
 inline PairV load_pairs_n(const Bf16 *p, size_t) { return {load(p), zero()}; }
+inline PairV splat_pair(const Bf16 *p) { return load_pairs(p); }
+inline PairV pairs_of(F32V first, F32V second) { return {first, second}; }
+inline PairV pairs_of(const Bf16 *first, const Bf16 *second) { return {load(first), load(second)}; }
+inline PairV pairs_of_n(const Bf16 *first, const Bf16 *second, size_t) { return pairs_of(first, second); }
+inline F32V first_of(PairV a) { return a.even; }
+inline F32V second_of(PairV a) { return a.odd; }
+inline void store_pairs(float *p, PairV a) { *p = float_of_bits(bits_of_float(a.odd.v) | bits_of_float(a.even.v) >> 16); }
+inline PairV load_pairs(const float *p) {
+  const uint32_t bits = bits_of_float(*p);
+  return {{float_of_bits(bits << 16)}, {float_of_bits(bits & 0xffff0000)}};
+}
 inline void prefetch(const void *) {}
 
 inline F32V add(F32V a, F32V b) { return {a.v + b.v}; }
@@ -71,15 +83,22 @@ inline F32V copysign(F32V a, F32V sign) {
 inline F32V max(F32V a, F32V b) { return {a.v > b.v ? a.v : b.v}; }
 inline F32V min(F32V a, F32V b) { return {a.v < b.v ? a.v : b.v}; }
 
+inline MaskV lanes_of(uint32_t bits) { return {(bits & 1) != 0}; }
 inline MaskV less(F32V a, F32V b) { return {a.v < b.v}; }
 inline MaskV equal(F32V a, F32V b) { return {a.v == b.v}; }
 inline F32V select(MaskV m, F32V a, F32V b) { return m.m ? a : b; }
 inline bool any(MaskV m) { return m.m; }
 
+inline F32V round_bf16(F32V a) {
+  const uint32_t bits = bits_of_float(a.v);
+  return a.v == a.v ? F32V{float_of_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000)} : F32V{float_of_bits(0x7fc00000)};
+}
 inline F32V times_pow2(F32V a, F32V n) {
   const int whole = n.v == n.v ? (int)n.v : 0, half = whole / 2; // two factors, since 2^n alone may over- or underflow
   return {a.v * float_of_bits((uint32_t)(half + 127) << 23) * float_of_bits((uint32_t)(whole - half + 127) << 23)};
 }
+
+inline void transpose(F32V (&)[1]) {}
 
 inline float sum(F32V a) { return a.v; }
 inline float max_lane(F32V a) { return a.v; }

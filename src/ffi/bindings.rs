@@ -4,7 +4,7 @@
 
 pub const DOGE_CUDA_NEW: u32 = 2147483648;
 pub const DOGE_CUDA_NEVER: u32 = 4294967295;
-pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 2;
+pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 3;
 pub type _bindgen_ty_1 = ::core::ffi::c_uint;
 pub const DOGE_F32: DogeDtype = 0;
 pub const DOGE_BF16: DogeDtype = 1;
@@ -284,6 +284,7 @@ pub struct DogeKernelTable {
         ),
     >,
     pub dynamic_mask_attention: [::core::option::Option<unsafe extern "C" fn(args: *const DogeAttentionArgs)>; 3usize],
+    pub dynamic_mask_attention_bf16: ::core::option::Option<unsafe extern "C" fn(args: *const DogeAttentionArgs)>,
     pub gated_activation:
         ::core::option::Option<unsafe extern "C" fn(out: *mut f32, gate: *const f32, up: *const f32, n: usize, act: u32)>,
     pub product_key_router: ::core::option::Option<unsafe extern "C" fn(args: *const DogeRouterArgs)>,
@@ -318,7 +319,7 @@ pub struct DogeKernelTable {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeKernelTable"][::core::mem::size_of::<DogeKernelTable>() - 344usize];
+    ["Size of DogeKernelTable"][::core::mem::size_of::<DogeKernelTable>() - 352usize];
     ["Alignment of DogeKernelTable"][::core::mem::align_of::<DogeKernelTable>() - 8usize];
     ["Offset of field: DogeKernelTable::abi_version"][::core::mem::offset_of!(DogeKernelTable, abi_version) - 0usize];
     ["Offset of field: DogeKernelTable::lanes"][::core::mem::offset_of!(DogeKernelTable, lanes) - 4usize];
@@ -339,14 +340,16 @@ const _: () = {
     ["Offset of field: DogeKernelTable::mask_score"][::core::mem::offset_of!(DogeKernelTable, mask_score) - 192usize];
     ["Offset of field: DogeKernelTable::dynamic_mask_attention"]
         [::core::mem::offset_of!(DogeKernelTable, dynamic_mask_attention) - 200usize];
-    ["Offset of field: DogeKernelTable::gated_activation"][::core::mem::offset_of!(DogeKernelTable, gated_activation) - 224usize];
+    ["Offset of field: DogeKernelTable::dynamic_mask_attention_bf16"]
+        [::core::mem::offset_of!(DogeKernelTable, dynamic_mask_attention_bf16) - 224usize];
+    ["Offset of field: DogeKernelTable::gated_activation"][::core::mem::offset_of!(DogeKernelTable, gated_activation) - 232usize];
     ["Offset of field: DogeKernelTable::product_key_router"]
-        [::core::mem::offset_of!(DogeKernelTable, product_key_router) - 232usize];
-    ["Offset of field: DogeKernelTable::expert_down"][::core::mem::offset_of!(DogeKernelTable, expert_down) - 240usize];
-    ["Offset of field: DogeKernelTable::expert_up"][::core::mem::offset_of!(DogeKernelTable, expert_up) - 280usize];
-    ["Offset of field: DogeKernelTable::argmax"][::core::mem::offset_of!(DogeKernelTable, argmax) - 320usize];
-    ["Offset of field: DogeKernelTable::read_words"][::core::mem::offset_of!(DogeKernelTable, read_words) - 328usize];
-    ["Offset of field: DogeKernelTable::peak"][::core::mem::offset_of!(DogeKernelTable, peak) - 336usize];
+        [::core::mem::offset_of!(DogeKernelTable, product_key_router) - 240usize];
+    ["Offset of field: DogeKernelTable::expert_down"][::core::mem::offset_of!(DogeKernelTable, expert_down) - 248usize];
+    ["Offset of field: DogeKernelTable::expert_up"][::core::mem::offset_of!(DogeKernelTable, expert_up) - 288usize];
+    ["Offset of field: DogeKernelTable::argmax"][::core::mem::offset_of!(DogeKernelTable, argmax) - 328usize];
+    ["Offset of field: DogeKernelTable::read_words"][::core::mem::offset_of!(DogeKernelTable, read_words) - 336usize];
+    ["Offset of field: DogeKernelTable::peak"][::core::mem::offset_of!(DogeKernelTable, peak) - 344usize];
 };
 unsafe extern "C" {
     pub static doge_kernels_scalar: DogeKernelTable;

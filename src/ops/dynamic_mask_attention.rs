@@ -1,7 +1,7 @@
 use std::sync::{Mutex, PoisonError};
 
-use super::{expect_len, kernel, product, share, Cpu, SharedMut};
-use crate::{ffi, Error, Matrix, Result};
+use super::{expect_len, kernel, product, share, Activations, Cpu, SharedMut};
+use crate::{ffi, Dtype, Error, Matrix, Result};
 
 /// The keys of one mask head and where their K and V rows are.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +62,8 @@ impl Cpu {
     /// `out = Σ softmax(q·k · scale + mask) · v` over the keys it sees. `q` and `out` are
     /// `[n_queries, mask_heads · heads_per_mask · head_dim]`; `head(m)` gives the keys of mask head m; `scratch` holds
     /// [`Cpu::attention_scratch`] floats of the longest tile. A query that sees no key gets zeros.
+    ///
+    /// With [`Activations::Bf16`] and K and V in bf16, q and the softmax's terms are rounded to bf16 too.
     ///
     /// ```
     /// # fn main() -> doge_engine::Result<()> {
@@ -146,7 +148,10 @@ impl Cpu {
                 let at = first_query * row + (m * heads_per_mask + first_head) * head_dim;
                 let (seen_from, seen_until) =
                     keys.seen.map_or((std::ptr::null(), std::ptr::null()), |(a, b)| (a.as_ptr(), b.as_ptr()));
-                let attention = kernel!(self.dynamic_mask_attention[keys.k.dtype()]);
+                let attention = match keys.k.dtype() {
+                    Dtype::Bf16 if self.activations() == Activations::Bf16 => kernel!(self.dynamic_mask_attention_bf16),
+                    dtype => kernel!(self.dynamic_mask_attention[dtype]),
+                };
                 // SAFETY: the key list is consistent, its rows lie in k and v, of this format, and its longest tile fits the scratch (`check`),
                 // and each of the n_heads masks is as long (`has_keys_of`); the queries and heads of this piece lie in q
                 // and out (checked), and no other piece has them; each thread has scratch_of_one floats of its own.
@@ -182,7 +187,7 @@ impl Cpu {
 
 /// DOGE_ATTENTION_SCRATCH of the contract: a macro with arguments is the one thing bindgen leaves out.
 const fn attention_scratch(tile: usize, head_dim: usize) -> usize {
-    ROWS.saturating_mul(tile.saturating_add(head_dim.saturating_mul(2)).saturating_add(4))
+    ROWS.saturating_mul(tile.saturating_add(head_dim.saturating_mul(3)).saturating_add(4))
 }
 
 /// Everything the kernel takes for granted of a key list.

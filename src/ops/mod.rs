@@ -51,7 +51,7 @@ pub struct Cpu {
     activations: Activations,
 }
 
-/// The form in which bf16 weights meet their input.
+/// The form in which bf16 weights meet their input, and K and V in bf16 the queries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Activations {
@@ -59,7 +59,7 @@ pub enum Activations {
     #[default]
     F32,
     /// Rounded to bf16, as transformers and others do in bf16: twice as fast in a prompt where the CPU has a bf16 dot
-    /// product. On a GPU the attention of a prompt is rounded too, beside weights of every format.
+    /// product. Attention too where K and V are kept in bf16, beside weights of every format; on a GPU that of a prompt.
     Bf16,
 }
 
@@ -106,7 +106,7 @@ impl Cpu {
         Cpu { activations, ..self }
     }
 
-    /// The form in which bf16 weights meet their input.
+    /// The form in which bf16 weights meet their input, and K and V in bf16 the queries.
     pub fn activations(&self) -> Activations {
         self.activations
     }

@@ -146,3 +146,17 @@ pub fn attention_budget(q: &[f64], kept: &[Key<'_>], scale: f64, out: &[f64], la
         })
         .collect()
 }
+
+/// The same where q is a rounded one and each weight is rounded to bf16, for the sum over v and for their own: and what the dot
+/// instruction takes for 0, of each key a weight, a product and the sum so far.
+pub fn rounded_attention_budget(q: &[f64], kept: &[Key<'_>], scale: f64, out: &[f64], lanes: usize) -> Vec<f64> {
+    let (half_ulp, least) = (f64::exp2(-8.0), f64::from(f32::MIN_POSITIVE));
+    let p = weights(q, kept, scale);
+    let rounding = |c: usize| {
+        let of_key = |(p, key): (&f64, &Key)| (p * half_ulp + least) * (key.v[c].abs() + out[c].abs()) + 2.0 * least;
+        p.iter().zip(kept).map(of_key).sum::<f64>()
+    };
+    let exact = attention_budget(q, kept, scale, out, lanes);
+    exact.into_iter().enumerate().map(|(c, budget)| 1.01 * (budget + rounding(c))).collect()
+    // 1 %: errors of errors
+}

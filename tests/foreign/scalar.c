@@ -87,6 +87,11 @@ int main(void) {
       .tile_begin = tiles, .scratch = scratch, .n_tiles = 3, .n_queries = 5, .n_heads = HEADS, .head_dim = DIM,
       .q_stride = HEADS * DIM, .out_stride = HEADS * DIM, .kv_stride = DIM, .place0 = 17, .scale = 0.288675f};
   k->dynamic_mask_attention[DOGE_F32](&attention), show("dynamic_mask_attention", out, 5 * HEADS * DIM);
+  static unsigned char kv16[2 * 2 * KEYS * DIM];
+  fill16(kv16, 2 * KEYS * DIM);
+  DogeAttentionArgs attention_bf16 = attention;
+  attention_bf16.k = kv16, attention_bf16.v = kv16 + 2 * KEYS * DIM;
+  k->dynamic_mask_attention_bf16(&attention_bf16), show("dynamic_mask_attention_bf16", out, 5 * HEADS * DIM);
 
   static uint32_t expert[TOP];
   static float weight[TOP], hit[TOP];

@@ -1,7 +1,7 @@
-//! dynamic_mask_attention.
+//! dynamic_mask_attention, and the same with q and its weights rounded to bf16.
 
 use doge_engine::{
-    ops::{AttentionHead, AttentionShape, Cpu},
+    ops::{Activations, AttentionHead, AttentionShape, Cpu},
     reference::{
         dynamic_mask_attention::{dynamic_mask_attention, Key},
         embed::widen,
@@ -9,10 +9,12 @@ use doge_engine::{
     Dtype, Layout, Matrix,
 };
 
+use half::bf16;
+
 use super::{
     super::{
         cases::{largest, stored, Case, Fill, Random},
-        close::{attention_budget, within, Worst},
+        close::{attention_budget, rounded_attention_budget, within, Worst},
         guarded::{Guarded, GuardedBytes, Painted},
     },
     accepted, f64s, intact,
@@ -190,6 +192,17 @@ fn tiles(n: usize, random: &mut Random) -> Vec<u32> {
 }
 
 pub fn run(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
+    held(cpu, dtype, case, |x| x, attention_budget)
+}
+
+pub fn run_rounded(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
+    let cpu = cpu.clone().with_activations(Activations::Bf16);
+    held(&cpu, dtype, case, |x| bf16::from_f32(x).to_f32(), rounded_attention_budget)
+}
+
+type Budget = fn(&[f64], &[Key<'_>], f64, &[f64], usize) -> Vec<f64>;
+
+fn held(cpu: &Cpu, dtype: Dtype, case: &Case, of_q: fn(f32) -> f32, budget_of: Budget) -> Worst {
     let inputs = Inputs::new(dtype, case);
     let AttentionShape { n_queries, place0, heads_per_mask, head_dim: d, scale, .. } = inputs.shape;
     let mut out = Painted::<f32>::new(n_queries * inputs.row());
@@ -206,9 +219,9 @@ pub fn run(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
             .map(|t| (head.row.get()[t] as usize * d, f64::from(head.mask.get()[t])))
             .map(|(at, s)| Key { k: &k[at..at + d], v: &v[at..at + d], s })
             .collect();
-        let q = f64s(q);
+        let q = f64s(&q.iter().map(|&q| of_q(q)).collect::<Vec<_>>());
         let out = dynamic_mask_attention(&q, &kept, f64::from(scale));
-        budget.extend(attention_budget(&q, &kept, f64::from(scale), &out, cpu.kernels().lanes()));
+        budget.extend(budget_of(&q, &kept, f64::from(scale), &out, cpu.kernels().lanes()));
         want.extend(out);
     }
     answer.max(intact("out", &out)).max(within("out", out.get(), &want, |i| budget[i]))

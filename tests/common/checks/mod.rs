@@ -91,6 +91,13 @@ pub const CHECKS: &[Check] = &[
     },
     Check { op: "dynamic_mask_attention", dtypes: FLOATS, class: Class::Composed, cases: attention::cases, run: attention::run },
     Check {
+        op: "dynamic_mask_attention_bf16",
+        dtypes: &[Dtype::Bf16],
+        class: Class::Composed,
+        cases: attention::cases,
+        run: attention::run_rounded,
+    },
+    Check {
         op: "gated_activation",
         dtypes: VECTORS,
         class: Class::Elementwise,

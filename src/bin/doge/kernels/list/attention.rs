@@ -1,14 +1,16 @@
 //! dynamic_mask_attention: one query over the keys it keeps, and a prompt over itself.
 
 use doge_engine::{
-    ops::{AttentionHead, AttentionShape, Cpu},
+    ops::{Activations, AttentionHead, AttentionShape, Cpu},
     reference::{
-        close::{attention_budget, within, Worst},
+        close::{attention_budget, rounded_attention_budget, within, Worst},
         dynamic_mask_attention::{dynamic_mask_attention, Key},
         embed::widen,
     },
     Float, Layout, Matrix, Result,
 };
+
+use half::bf16;
 
 use super::{
     f64s,
@@ -35,12 +37,13 @@ pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
         // For each key seen: q·k, the mask, exp, and its part of the sum.
         let seen = if queries > 1 { queries * (queries + 1) / 2 } else { keys };
         let operations = heads * seen * (4 * head_dim + 3);
-        for kv in Float::ALL {
+        let forms = Float::ALL.map(|kv| ("dynamic_mask_attention", kv, Activations::F32));
+        for (op, kv, activations) in forms.into_iter().chain([("dynamic_mask_attention_bf16", Float::Bf16, Activations::Bf16)]) {
             let bytes = 2 * kv.size() * kv_heads * keys * head_dim + lists + 8 * queries * heads * head_dim;
             let make = Box::new(move |store: &mut Store, cpu: &Cpu| Attention::make(store, cpu, sizes, kv, kv_heads, keys));
             let cost = Cost { bytes, operations };
-            let entry = Entry::new("dynamic_mask_attention", kv.into(), format!("{queries}x{keys}"), cost, make);
-            out.push(Entry { main, ..entry });
+            let entry = Entry::new(op, kv.into(), format!("{queries}x{keys}"), cost, make);
+            out.push(Entry { activations, main, ..entry });
         }
     }
 }
@@ -135,9 +138,12 @@ impl Job for Attention {
                 };
                 let kept: Vec<Key> = (0..seen).map(key).collect();
                 let at = (query * heads + m * heads_per_mask) * d;
-                let q = f64s(&self.q.get(0)[at..][..d]);
+                let q = &self.q.get(0)[at..][..d];
+                let rounded = cpu.activations() == Activations::Bf16;
+                let q = if rounded { f64s(&q.iter().map(|&q| bf16::from_f32(q).to_f32()).collect::<Vec<_>>()) } else { f64s(q) };
                 let want = dynamic_mask_attention(&q, &kept, scale);
-                let budget = attention_budget(&q, &kept, scale, &want, cpu.kernels().lanes());
+                let budget_of = if rounded { rounded_attention_budget } else { attention_budget };
+                let budget = budget_of(&q, &kept, scale, &want, cpu.kernels().lanes());
                 let name = format!("out of query {query}, mask head {m}");
                 worst = worst.max(within(&name, &self.out.get(0)[at..][..d], &want, |i| budget[i]));
             }

@@ -101,6 +101,7 @@ pub const KERNELS: &[(&str, &[&str])] = &[
     ("gemm_int", &["gemm_int"]),
     ("mask_score", &["mask_score"]),
     ("dynamic_mask_attention", &["dynamic_mask_attention"]),
+    ("dynamic_mask_attention_bf16", &["dynamic_mask_attention_bf16"]),
     ("gated_activation", &["gated_activation"]),
     ("product_key_router", &["product_key_router"]),
     ("expert_mix", &["expert_down", "expert_up"]),
