@@ -12,7 +12,7 @@ use std::{
 use doge::{config, cpu, logits, model, models, moe, prompt, session};
 use doge_engine::{
     model::{Checkpoint, LayerWeights, Model, Session, SessionOptions, Variant},
-    ops::Routing,
+    ops::{Activations, Routing},
     reference, stride_bytes, Dtype, Float, Layout as Order,
 };
 
@@ -43,10 +43,15 @@ static COUNTING: Counting = Counting;
 #[test]
 fn the_bits_do_not_depend_on_threads_blocks_or_calls() {
     let ids = prompt(200);
-    for ((name, model), kv_dtype) in models().into_iter().flat_map(|model| Float::ALL.map(|kv_dtype| (model.clone(), kv_dtype))) {
+    let as_they_are = Float::ALL.map(|kv_dtype| (kv_dtype, Activations::F32));
+    let forms = [as_they_are.as_slice(), &[(Float::Bf16, Activations::Bf16)]].concat();
+    for ((name, model), (kv_dtype, activations)) in
+        models().into_iter().flat_map(|model| forms.iter().map(move |&form| (model.clone(), form)))
+    {
+        let name = format!("{name}, {activations:?}");
         let run = |threads, block, calls: &[usize]| {
             let options = SessionOptions::default().block(block).kv_dtype(kv_dtype);
-            logits(&mut Session::new(&model, &cpu(threads), options).unwrap(), &ids, calls)
+            logits(&mut Session::new(&model, &cpu(threads).with_activations(activations), options).unwrap(), &ids, calls)
         };
         let one = run(1, 256, &[200]);
         for threads in [2, 3, 8] {
@@ -58,26 +63,30 @@ fn the_bits_do_not_depend_on_threads_blocks_or_calls() {
     }
 }
 
-/// Rounding K and V to 16 bits takes half the memory and moves the logits by about that rounding, and not by nothing. (In a
-/// model that selects keys or experts it may also turn a choice between near equals.)
+/// Rounding K and V to 16 bits takes half the memory and moves the logits by about that rounding, and not by nothing; rounding
+/// what meets them moves them once more. (In a model that selects keys or experts it may also turn a choice between near equals.)
 #[test]
 fn k_and_v_in_16_bits_are_near_those_in_32() {
     let ids = prompt(100);
     for v1 in [false, true] {
         let model = model(config(|_| {}), v1, Dtype::F32);
-        let run = |kv_dtype| {
-            let mut session = Session::new(&model, &cpu(2), SessionOptions::default().kv_dtype(kv_dtype)).unwrap();
+        let run = |kv_dtype, activations| {
+            let cpu = cpu(2).with_activations(activations);
+            let mut session = Session::new(&model, &cpu, SessionOptions::default().kv_dtype(kv_dtype)).unwrap();
             let logits = logits(&mut session, &ids, &[100]);
             (logits.into_iter().map(f32::from_bits).collect::<Vec<_>>(), session.state_bytes(100))
         };
-        let (exact, bytes) = run(Float::F32);
+        let (exact, bytes) = run(Float::F32, Activations::F32);
         let largest = exact.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
         for (kv_dtype, bits) in [(Float::Bf16, 8), (Float::F16, 11)] {
-            let (rounded, half) = run(kv_dtype);
+            let (rounded, half) = run(kv_dtype, Activations::F32);
             let worst = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
             assert_eq!(2 * half, bytes);
             assert!(worst > 0.0 && worst < 4.0 * 0.5f32.powi(bits), "V1 {v1}, {kv_dtype}: {worst} of the largest logit");
         }
+        let (k_and_v, all) = (run(Float::Bf16, Activations::F32).0, run(Float::Bf16, Activations::Bf16).0);
+        let worst = exact.iter().zip(&all).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
+        assert!(all != k_and_v && worst < 8.0 * 0.5f32.powi(8), "V1 {v1}, all in bf16: {worst} of the largest logit");
     }
 }
 

@@ -10,7 +10,7 @@
 //   merge    the running (maximum, total, o) of the row and the tile's, both scaled to the larger maximum
 // Many rows stand in the lanes from the score to the sum: then no step but the mix looks across lanes. Of few rows the entries
 // do. Every step works on one row as if it were alone: hence the bits don't depend on the block. The running o stands in `out`.
-// k and v are widened as they are read; everything else is f32.
+// k and v are widened as they are read; everything else is f32. Or q, k, p and v are bf16, and each step of a sum takes a pair.
 // Cost: 4 * head_dim flops per (row, entry), and one read of k and v per group.
 #pragma once
 
@@ -164,12 +164,13 @@ template <class KV, class X> inline void attend_tile(AttentionRows<KV, X> &rows,
   rows.started |= any;
 }
 
-/// The group's q as it is multiplied, and where its out stands.
+/// A row's q as it is multiplied: where it stands, or rounded.
 template <class KV> inline void take_q(AttentionRows<KV, float> &rows, int r, const float *q, float *) { rows.q[r] = q; }
 template <class KV> inline void take_q(AttentionRows<KV, Bf16> &rows, int r, const float *q, float *rounded) {
+  const size_t head_dim = rows.args->head_dim;
   Bf16 *to = (Bf16 *)(rounded + r * rows.columns);
-  to[2 * rows.columns - 1] = Bf16{}; // an odd head_dim is filled up to whole pairs
-  round_row(to, q, rows.args->head_dim);
+  round_row(to, q, head_dim);
+  if (head_dim % 2) to[head_dim] = Bf16{}; // filled up to whole pairs
   rows.q[r] = to;
 }
 
