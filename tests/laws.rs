@@ -78,14 +78,15 @@ fn k_and_v_in_16_bits_are_near_those_in_32() {
         };
         let (exact, bytes) = run(Float::F32, Activations::F32);
         let largest = exact.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        let distance = |from: &[f32]| exact.iter().zip(from).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
         for (kv_dtype, bits) in [(Float::Bf16, 8), (Float::F16, 11)] {
             let (rounded, half) = run(kv_dtype, Activations::F32);
-            let worst = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
+            let worst = distance(&rounded);
             assert_eq!(2 * half, bytes);
             assert!(worst > 0.0 && worst < 4.0 * 0.5f32.powi(bits), "V1 {v1}, {kv_dtype}: {worst} of the largest logit");
         }
         let (k_and_v, all) = (run(Float::Bf16, Activations::F32).0, run(Float::Bf16, Activations::Bf16).0);
-        let worst = exact.iter().zip(&all).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
+        let worst = distance(&all);
         assert!(all != k_and_v && worst < 8.0 * 0.5f32.powi(8), "V1 {v1}, all in bf16: {worst} of the largest logit");
     }
 }

@@ -6,7 +6,8 @@ namespace {
 
 /// A row's weights of the entries that a step takes, and of one entry alone, beside which there is 0. p of few rows is
 /// [row][entry], of many [entry][row], and of many in bf16 [pair of entries][row].
-template <bool few> struct Weights {
+template <class X, bool few> struct Weights;
+template <bool few> struct Weights<float, few> {
   const float *p;
   size_t stride;
   template <class KV>
@@ -15,11 +16,11 @@ template <bool few> struct Weights {
   F32V of(int m, size_t i) const { return splat(p[few ? m * stride + i : i * DOGE_ATTENTION_ROWS + m]); }
   F32V of_one(int m, size_t i) const { return of(m, i); }
 };
-template <bool few> struct PairWeights {
+template <bool few> struct Weights<Bf16, few> {
   const float *p;
   size_t stride;
   template <class KV>
-  PairWeights(const AttentionRows<KV, Bf16> &rows, const SeenEntries &seen, int r)
+  Weights(const AttentionRows<KV, Bf16> &rows, const SeenEntries &seen, int r)
       : p(few ? rows.p + r * seen.stride + seen.place : rows.p + seen.place / 2 * DOGE_ATTENTION_ROWS + r), stride(seen.stride) {}
   PairV of(int m, size_t i) const {
     if constexpr (few) return pairs_of(splat(p[m * stride + i]), splat(p[m * stride + i + 1]));
@@ -31,12 +32,6 @@ template <bool few> struct PairWeights {
     return pairs_of(i % 2 == 0 ? first_of(both) : second_of(both), zero());
   }
 };
-template <bool few, class KV> Weights<few> weights_of(const AttentionRows<KV, float> &rows, const SeenEntries &seen, int r) {
-  return {rows, seen, r};
-}
-template <bool few, class KV> PairWeights<few> weights_of(const AttentionRows<KV, Bf16> &rows, const SeenEntries &seen, int r) {
-  return {rows, seen, r};
-}
 
 /// mixed[r..r+MR][c..c+channels] += p * v over a run of entries; channels = NV * LANES, or fewer than LANES and NV = 1.
 template <int MR, int NV, bool few, bool plain, class KV, class X>
@@ -55,7 +50,7 @@ inline void mix_tile(const AttentionRows<KV, X> &rows, const SeenEntries &seen, 
       acc[m][j] = whole ? load(from) : load_n(from, channels);
     }
 
-  const auto p = weights_of<few>(rows, seen, r);
+  const Weights<X, few> p(rows, seen, r);
   const EntryRows<plain, KV> v_rows(rows.v, rows.args, seen);
   const auto seen_by = [&](size_t i) { return plain ? ALL : seen.rows[i] >> r & ALL; };
   const auto all_see = [&](size_t i) {

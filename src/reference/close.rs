@@ -157,6 +157,6 @@ pub fn rounded_attention_budget(q: &[f64], kept: &[Key<'_>], scale: f64, out: &[
         p.iter().zip(kept).map(of_key).sum::<f64>()
     };
     let exact = attention_budget(q, kept, scale, out, lanes);
+    // 1 % for the errors of errors.
     exact.into_iter().enumerate().map(|(c, budget)| 1.01 * (budget + rounding(c))).collect()
-    // 1 %: errors of errors
 }
