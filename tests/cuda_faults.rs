@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::io::Write;
+use std::{
+    io::Write,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use common::emulator::{self, Fault, Site};
 use doge_engine::{
@@ -119,18 +122,33 @@ impl Case {
         emulator::schedule(seed);
         (self.says)().as_ref() == Some(&self.sound)
     }
+
+    /// Between them they run every kernel at sizes where each part of it matters.
+    fn all(gpu: &Device) -> Vec<Case> {
+        emulator::schedule(2);
+        vec![
+            Case::model(gpu, true, true, None, Dtype::F32, Activations::F32),
+            Case::model(gpu, true, false, None, Dtype::Bf16, Activations::Bf16),
+            Case::model(gpu, false, false, Some(40), Dtype::F16, Activations::F32),
+            Case::model(gpu, false, true, Some(40), Dtype::F32, Activations::Bf16),
+            Case::model(gpu, true, false, None, Dtype::Int8, Activations::F32),
+            Case::model(gpu, false, true, None, Dtype::Int4, Activations::F32),
+            Case::draws(gpu),
+            Case::experts(gpu),
+        ]
+    }
 }
 
-/// Every site, and the cases that come by it.
-fn sites(cases: &[Case]) -> Vec<(Site, Vec<&Case>)> {
-    let mut all: Vec<(Site, Vec<&Case>)> = Vec::new();
-    for case in cases {
+/// Every site, and which of the cases come by it.
+fn sites(cases: &[Case]) -> Vec<(Site, Vec<usize>)> {
+    let mut all: Vec<(Site, Vec<usize>)> = Vec::new();
+    for (i, case) in cases.iter().enumerate() {
         emulator::count_sites();
         assert!(case.is_sound(2));
         for site in emulator::sites() {
             match all.iter_mut().find(|(known, _)| *known == site) {
-                Some((_, cases)) => cases.push(case),
-                None => all.push((site, vec![case])),
+                Some((_, cases)) => cases.push(i),
+                None => all.push((site, vec![i])),
             }
         }
     }
@@ -161,18 +179,7 @@ const UNSEEN: &[(Fault, &str, &str)] = &[
 #[test]
 fn every_planted_fault_is_seen() {
     let gpu = emulator::device();
-    emulator::schedule(2);
-    // Between them they run every kernel at sizes where each part of it matters.
-    let cases = [
-        Case::model(&gpu, true, true, None, Dtype::F32, Activations::F32),
-        Case::model(&gpu, true, false, None, Dtype::Bf16, Activations::Bf16),
-        Case::model(&gpu, false, false, Some(40), Dtype::F16, Activations::F32),
-        Case::model(&gpu, false, true, Some(40), Dtype::F32, Activations::Bf16),
-        Case::model(&gpu, true, false, None, Dtype::Int8, Activations::F32),
-        Case::model(&gpu, false, true, None, Dtype::Int4, Activations::F32),
-        Case::draws(&gpu),
-        Case::experts(&gpu),
-    ];
+    let cases = Case::all(&gpu);
     for seed in [0, 1] {
         assert!(cases.iter().all(|case| case.is_sound(seed)), "sound kernels under schedule {seed}");
     }
@@ -180,20 +187,31 @@ fn every_planted_fault_is_seen() {
     for fault in Fault::ALL {
         assert!(sites.iter().any(|(site, _)| site.fault == fault), "no site for {fault:?}");
     }
-    let mut unseen = Vec::new();
-    for (site, cases) in &sites {
-        emulator::plant(site);
-        let is_known = UNSEEN.iter().any(|(known, at, _)| *known == site.fault && site.to_string().ends_with(at));
-        // Some races show under some schedules only; eight in a row bring both greedy ones to every launch.
-        let mut seeds = if is_known { 3..4 } else { 3..11 };
-        let seen = seeds.any(|seed| !cases.iter().all(|case| case.is_sound(seed)));
-        say!("{site}: {}", if seen { "seen" } else { "NOT SEEN" });
-        if !seen && !is_known {
-            unseen.push(site.to_string());
+    // What a thread plants is its own; so are its models.
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let cases = Case::all(&gpu);
+        let mut unseen = Vec::new();
+        while let Some((site, of)) = sites.get(next.fetch_add(1, Relaxed)) {
+            emulator::plant(site);
+            let is_known = UNSEEN.iter().any(|(known, at, _)| *known == site.fault && site.to_string().ends_with(at));
+            // Some races show under some schedules only; eight in a row bring both greedy ones to every launch.
+            let mut seeds = if is_known { 3..4 } else { 3..11 };
+            let seen = seeds.any(|seed| !of.iter().all(|&i| cases[i].is_sound(seed)));
+            say!("{site}: {}", if seen { "seen" } else { "NOT SEEN" });
+            if !seen && !is_known {
+                unseen.push(site.to_string());
+            }
         }
-    }
-    emulator::heal();
-    assert!(cases.iter().all(|case| case.is_sound(2)), "healed kernels");
+        emulator::heal();
+        assert!(cases.iter().all(|case| case.is_sound(2)), "healed kernels");
+        unseen
+    };
+    let unseen: Vec<String> = std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
     say!("{} faults planted, {} of them unexpectedly unseen", sites.len(), unseen.len());
     assert!(unseen.is_empty(), "not seen:\n{}", unseen.join("\n"));
 }

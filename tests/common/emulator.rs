@@ -51,7 +51,8 @@ fn build(library: &Path, sanitizers: &str) {
     std::fs::create_dir_all(&folder).unwrap();
     let mut sanitize = Vec::new();
     if !sanitizers.is_empty() {
-        sanitize = vec![format!("-fsanitize={sanitizers}"), "-fno-sanitize-recover=all".into(), "-fno-omit-frame-pointer".into()];
+        let others = ["-fno-sanitize-recover=all", "-fno-sanitize=null,object-size", "-fno-omit-frame-pointer"].map(String::from);
+        sanitize = [format!("-fsanitize={sanitizers}")].into_iter().chain(others).collect();
     }
     let compile = |unit: &PathBuf| {
         let object = folder.join(unit.file_name().unwrap()).with_extension("o");
@@ -127,8 +128,8 @@ pub fn device() -> Device {
     DEVICE.get_or_init(open).clone()
 }
 
-/// Threads run in this order from now on: 0 ascending, 1 descending, above that random, anew at each launch. A real GPU has its
-/// own.
+/// A kernel's threads run in this order from now on, where this thread launches it: 0 ascending, 1 descending, above that random,
+/// anew at each launch. A real GPU has its own.
 pub fn schedule(seed: u32) {
     if is_real() {
         return;
@@ -137,7 +138,7 @@ pub fn schedule(seed: u32) {
     unsafe { library().get::<unsafe extern "C" fn(u32)>(b"doge_emulator_seed").unwrap()(seed) }
 }
 
-/// Launches run so far; a real GPU does not count them.
+/// Launches that this thread ran so far; a real GPU does not count them.
 pub fn launches() -> Option<u64> {
     // SAFETY: the function's own signature.
     (!is_real()).then(|| unsafe { library().get::<unsafe extern "C" fn() -> u64>(b"doge_emulator_launches").unwrap()() })
@@ -195,7 +196,7 @@ fn plant_raw(kind: u32, file: &CStr, line: u32) {
     }
 }
 
-/// Breaks a site, until [`heal`].
+/// Breaks a site for what this thread launches, until [`heal`].
 pub fn plant(site: &Site) {
     plant_raw(site.fault as u32, &site.file, site.line);
 }

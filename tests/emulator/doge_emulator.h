@@ -79,7 +79,7 @@ using Operand = unsigned char[48];
 const Operand *exchange(const void *in, size_t bytes, const char *file, uint32_t line);
 
 /// Sites are looked up only while something is broken or sites are counted.
-extern bool watching;
+extern thread_local bool watching;
 bool broken_here(Fault fault, const char *file, uint32_t line);
 inline bool broken(Fault fault, const char *file, uint32_t line) { return watching && broken_here(fault, file, line); }
 

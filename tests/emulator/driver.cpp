@@ -38,11 +38,12 @@ struct Graph {
 using Event = std::chrono::steady_clock::time_point;
 
 std::mutex lock;
-Graph *capturing;
 std::map<Pointer, size_t> allocated;
 size_t in_use;
-unsigned long long launches;
-std::string last_error;
+// Of each thread: tests of schedules and counts run side by side.
+thread_local Graph *capturing;
+thread_local unsigned long long launches;
+thread_local std::string last_error;
 
 unsigned long long setting(const char *name, unsigned long long otherwise) {
   const char *const text = getenv(name);
@@ -51,7 +52,7 @@ unsigned long long setting(const char *name, unsigned long long otherwise) {
 
 size_t memory() { return (size_t)setting("DOGE_EMULATOR_MEMORY", 8ull << 30); }
 
-uint32_t seed = (uint32_t)setting("DOGE_EMULATOR_SEED", 2);
+thread_local uint32_t seed = (uint32_t)setting("DOGE_EMULATOR_SEED", 2);
 
 Result run(const Launch &launch) {
   ++launches;
@@ -92,10 +93,10 @@ Result moves() { return capturing == nullptr ? SUCCESS : STREAM_CAPTURE_UNSUPPOR
 
 #define API extern "C" __attribute__((visibility("default"))) Result
 
-/// The schedule from now on: 0 ascending threads, 1 descending ones and blocks, above that random, another one each launch.
+/// This thread's schedule from now on: 0 ascending threads, 1 descending ones and blocks, above that random, another one each launch.
 extern "C" __attribute__((visibility("default"))) void doge_emulator_seed(uint32_t value) { seed = value; }
 
-/// Launches run so far, those of graphs among them.
+/// Launches that this thread ran so far, those of graphs among them.
 extern "C" __attribute__((visibility("default"))) unsigned long long doge_emulator_launches() { return launches; }
 
 API cuInit(unsigned) { return setting("DOGE_EMULATOR_DEVICES", 1) == 0 ? NO_DEVICE : SUCCESS; }

@@ -1,4 +1,5 @@
-// Fibres, the scheduler and the collectives of the emulator. One launch at a time.
+// Fibres, the scheduler and the collectives of the emulator. A launch runs on the thread that asks for it, and what is broken is
+// broken for that thread: threads do not see each other.
 #include "doge_emulator.h"
 
 #include <signal.h>
@@ -7,7 +8,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -81,14 +81,13 @@ struct Block {
   std::string error;
 };
 
-Block *running;
-std::mutex one_at_a_time;
+thread_local Block *running;
 
 // The planted fault and its place, and the sites that were counted.
-Fault fault;
-Site fault_site;
-std::string fault_file;
-std::vector<Site> sites[FAULT_COUNT];
+thread_local Fault fault;
+thread_local Site fault_site;
+thread_local std::string fault_file;
+thread_local std::vector<Site> sites[FAULT_COUNT];
 
 Thread &current() { return running->threads[running->current]; }
 
@@ -204,7 +203,7 @@ std::string deadlock(const Block &block) {
 
 }  // namespace
 
-bool watching;
+thread_local bool watching;
 
 Kernel::Kernel(const char *name, uint32_t threads, uint32_t teams, size_t args, void (*body)(const void *))
     : name(name), threads(threads), teams(teams), args(args), body(body), next(kernels) {
@@ -218,8 +217,7 @@ const Kernel *Kernel::find(const char *name) {
 }
 
 const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t seed, size_t ring, bool together) {
-  static std::string error;
-  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  static thread_local std::string error;
   const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
   const uint32_t at_once = together ? (uint32_t)blocks : 1;
   if (kernel.threads % 32 != 0 || kernel.threads * at_once > MAX_FIBRES) return "the threads of a block are no whole warps, or too many";
@@ -386,8 +384,8 @@ bool is_complete(Arrival *arrival, uint32_t parity) {
 // What tests call.
 #define DOGE_EXPORT extern "C" __attribute__((visibility("default")))
 
-/// Breaks one kind of thing (emulator::Fault) at one place of the source from now on. FAULT_COUNT breaks nothing and counts
-/// sites, from none on; FAULT_NONE ends either.
+/// Breaks one kind of thing (emulator::Fault) at one place of the source from now on, for this thread. FAULT_COUNT breaks nothing
+/// and counts sites, from none on; FAULT_NONE ends either.
 DOGE_EXPORT void doge_emulator_plant(uint32_t kind, const char *file, uint32_t line) {
   emulator::fault_file = file;
   emulator::fault_site = {emulator::fault_file.c_str(), line};

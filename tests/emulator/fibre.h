@@ -13,14 +13,21 @@ namespace emulator {
 constexpr uint32_t MAX_FIBRES = 2048;
 constexpr size_t STACK_BYTES = 64 << 10;
 
-/// The stack of fibre `i`; made once, its pages only when touched.
-inline char *stack(uint32_t i) {
-  static char *const stacks = [] {
+/// The stacks of a thread that launches, for as long as it lives; their pages only when touched.
+struct Stacks {
+  char *first;
+  Stacks() {
     void *const p = mmap(nullptr, MAX_FIBRES * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) abort();
-    return static_cast<char *>(p);
-  }();
-  return stacks + i * STACK_BYTES;
+    first = static_cast<char *>(p);
+  }
+  ~Stacks() { munmap(first, MAX_FIBRES * STACK_BYTES); }
+};
+
+/// The stack of fibre `i` of this thread.
+inline char *stack(uint32_t i) {
+  static thread_local const Stacks stacks;
+  return stacks.first + i * STACK_BYTES;
 }
 
 #if defined(__x86_64__)
