@@ -57,6 +57,44 @@ fn cpus() -> Vec<Cpu> {
     common::cpus(1).into_iter().chain(common::cpus(3)).collect()
 }
 
+/// The rows of a GEMM with those of its GEMVs, and with the GEMM of the outputs between a and b.
+fn rows_equal_gemv(dtype: Dtype, case: &Case, a: usize, b: usize) -> Result<(), TestCaseError> {
+    let Case { n, rows, out: outputs, .. } = *case;
+    let (begin, end) = (a.min(b), a.max(b));
+    let linear::Inputs { weight, x, bias } = linear::Inputs::new(dtype, case);
+    // A tile is 16 rows.
+    let (layout, rows_of_stride) = (linear_layout(dtype), if dtype.is_int() { 16 } else { 1 });
+    let begin = begin / rows_of_stride * rows_of_stride;
+    let stride = stride_bytes(dtype, layout, n).unwrap();
+    let cut_bytes = &weight[begin / rows_of_stride * stride..begin.max(end).div_ceil(rows_of_stride) * stride];
+    let whole = Matrix::with_layout(dtype, layout, outputs, n, &weight).unwrap();
+    let part = Matrix::with_layout(dtype, layout, end - begin, n, cut_bytes).unwrap();
+    for cpu in cpus().into_iter().flat_map(|cpu| [cpu.clone(), cpu.with_activations(Activations::Bf16)]) {
+        let (mut all, mut cut) = (vec![0.0; rows * outputs], vec![0.0; rows * (end - begin)]);
+        linear::call(&cpu, &mut all, whole, &x, bias.as_deref()).unwrap();
+        linear::call(&cpu, &mut cut, part, &x, bias.as_deref().map(|bias| &bias[begin..end])).unwrap();
+        for r in 0..rows {
+            let mut alone = vec![0.0; outputs];
+            linear::call(&cpu, &mut alone, whole, &x[r * n..][..n], bias.as_deref()).unwrap();
+            let (of_all, isa) = (&all[r * outputs..][..outputs], cpu.kernels().isa());
+            prop_assert_eq!(bits(of_all), bits(&alone), "{} {} {} row {}", isa, dtype, case, r);
+            let of_cut = &cut[r * (end - begin)..][..end - begin];
+            prop_assert_eq!(bits(&of_all[begin..end]), bits(of_cut), "{} {} {} outputs {}..{}", isa, dtype, case, begin, end);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn long_gemm_rows_equal_gemv() {
+    for (i, dtype) in Dtype::ALL.into_iter().enumerate() {
+        for (n, out) in linear::LONG {
+            let case = Case { n, rows: 7 + i, out, fill: Fill::Uniform, offset: 0, seed: 1 };
+            rows_equal_gemv(dtype, &case, out / 5, out).unwrap();
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -76,29 +114,7 @@ proptest! {
     /// A row of a GEMM is the GEMV of that row; a cut of the outputs changes nothing; threads change nothing.
     #[test]
     fn gemm_rows_equal_gemv(case in shapes(1..200), dtype in dtypes(), a in any::<prop::sample::Index>(), b in any::<prop::sample::Index>()) {
-        let Case { n, rows, out: outputs, .. } = case;
-        let (a, b) = (a.index(outputs + 1), b.index(outputs + 1));
-        let (begin, end) = (a.min(b), a.max(b));
-        let linear::Inputs { weight, x, bias } = linear::Inputs::new(dtype, &case);
-        // A tile is 16 rows.
-        let (layout, rows_of_stride) = (linear_layout(dtype), if dtype.is_int() { 16 } else { 1 });
-        let begin = begin / rows_of_stride * rows_of_stride;
-        let stride = stride_bytes(dtype, layout, n).unwrap();
-        let cut_bytes = &weight[begin / rows_of_stride * stride..begin.max(end).div_ceil(rows_of_stride) * stride];
-        let whole = Matrix::with_layout(dtype, layout, outputs, n, &weight).unwrap();
-        let part = Matrix::with_layout(dtype, layout, end - begin, n, cut_bytes).unwrap();
-        for cpu in cpus().into_iter().flat_map(|cpu| [cpu.clone(), cpu.with_activations(Activations::Bf16)]) {
-            let (mut all, mut cut) = (vec![0.0; rows * outputs], vec![0.0; rows * (end - begin)]);
-            linear::call(&cpu, &mut all, whole, &x, bias.as_deref()).unwrap();
-            linear::call(&cpu, &mut cut, part, &x, bias.as_deref().map(|bias| &bias[begin..end])).unwrap();
-            for r in 0..rows {
-                let mut alone = vec![0.0; outputs];
-                linear::call(&cpu, &mut alone, whole, &x[r * n..][..n], bias.as_deref()).unwrap();
-                let of_all = &all[r * outputs..][..outputs];
-                prop_assert_eq!(bits(of_all), bits(&alone), "{} row {} of {}", cpu.kernels().isa(), r, rows);
-                prop_assert_eq!(bits(&of_all[begin..end]), bits(&cut[r * (end - begin)..][..end - begin]), "{} outputs {}..{}", cpu.kernels().isa(), begin, end);
-            }
-        }
+        rows_equal_gemv(dtype, &case, a.index(case.out + 1), b.index(case.out + 1))?;
     }
 
     /// The integers are exact and the chain of an output runs over the groups: levels with a fused multiply-add agree.

@@ -90,23 +90,28 @@ template <int i, int MR, int NR>
   if constexpr (left > some) store_sums<i + some>(out, row_stride, col_stride, acc);
 }
 
+/// Adds columns begin..end to the sums.
+template <int MR, int NR, class W, class X>
+[[gnu::always_inline]] inline void dot_steps(F32V (&acc)[MR][NR], const X *const *x_rows, const W *const *w_rows, size_t begin,
+                                             size_t end) {
+  constexpr size_t COLS = Step<X>::COLS;
+  const X *x[MR];
+  const W *w[NR];
+  for (int m = 0; m < MR; ++m) x[m] = x_rows[m];
+  for (int n = 0; n < NR; ++n) w[n] = w_rows[n];
+  size_t c = begin;
+  for (; c + COLS <= end; c += COLS) dot_step<true>(acc, x, w, c, COLS);
+  if (c < end) dot_step<false>(acc, x, w, c, end - c);
+}
+
 /// Always inlined: a call, and pointers that go through memory, cost as much as a row of 256 columns.
 template <int MR, int NR, class W, class X>
 [[gnu::always_inline]] inline void dot_tile(float *out, size_t row_stride, size_t col_stride, const X *const *x_rows,
                                             const W *const *w_rows, size_t cols) {
-  constexpr size_t COLS = Step<X>::COLS;
-  const X *x[MR];
-  const W *w[NR];
   F32V acc[MR][NR];
-  for (int m = 0; m < MR; ++m) x[m] = x_rows[m];
-  for (int n = 0; n < NR; ++n) w[n] = w_rows[n];
   for (int m = 0; m < MR; ++m)
     for (int n = 0; n < NR; ++n) acc[m][n] = zero();
-
-  size_t c = 0;
-  for (; c + COLS <= cols; c += COLS) dot_step<true>(acc, x, w, c, COLS);
-  if (c < cols) dot_step<false>(acc, x, w, c, cols - c);
-
+  dot_steps(acc, x_rows, w_rows, 0, cols);
   store_sums<0>(out, row_stride, col_stride, acc);
 }
 

@@ -11,6 +11,9 @@ use super::{
     accepted, f64s, intact, magnitudes,
 };
 
+/// Columns and outputs of rows that gemm takes in parts: of two parts and more, by f32 and by bf16.
+pub const LONG: [(usize, usize); 4] = [(1025, 103), (2051, 97), (4111, 7), (2500, 18)];
+
 /// `n` columns, `out` outputs, one row.
 pub fn gemv_cases(lanes: usize) -> Vec<Case> {
     cases(lanes, &[1])
@@ -45,6 +48,7 @@ fn cases(lanes: usize, rows: &[usize]) -> Vec<Case> {
     for (n, outs) in [(256, 512), (512, 256), (1024, 512), (2048, 256)] {
         out.push(Case { n, rows: rows[rows.len() - 1], out: outs, fill: Fill::Uniform, offset: 0, seed: 1 });
     }
+    out.extend(LONG.map(|(n, outs)| Case { n, rows: rows[rows.len() / 2], out: outs, fill: Fill::Uniform, offset: 0, seed: 2 }));
     out
 }
 
