@@ -95,7 +95,7 @@ mod generate;
 mod generation_config;
 pub mod hub;
 mod isa;
-#[allow(unsafe_code, reason = "reads the kernel tables")]
+#[allow(unsafe_code, reason = "reads the kernel tables; asks the CPU for its maker")]
 mod kernels;
 mod logprobs;
 #[allow(unsafe_code, reason = "maps files")]

@@ -60,15 +60,16 @@ void gemm_rows(int rows, const Args *a, const X *const *x, size_t r, size_t begi
   Part part = {0, 0};
   do {
     part = {part.end, a->cols - part.end < part_cols ? a->cols : part.end + part_cols};
+    const auto waiting = [&](size_t i) { return part_cols < a->cols ? sums[i] : nullptr; };
     for (size_t i = 0; i < tiles; ++i) {
       if (r == 0) {
-        gemm_tile<MR, TILE_COLS, W>(a, x, r, begin + i, tiles, part, sums[i * TILE_COLS]);
+        gemm_tile<MR, TILE_COLS, W>(a, x, r, begin + i, tiles, part, waiting(i * TILE_COLS));
       } else {
         ahead.fetch();
-        gemm_tile<MR, TILE_COLS, W>(a, x, r, begin + i * TILE_COLS, 1, part, sums[i * TILE_COLS]);
+        gemm_tile<MR, TILE_COLS, W>(a, x, r, begin + i * TILE_COLS, 1, part, waiting(i * TILE_COLS));
       }
     }
-    for (size_t o = begin + tiles * TILE_COLS; o < end; ++o) gemm_tile<MR, 1, W>(a, x, r, o, 1, part, sums[o - begin]);
+    for (size_t o = begin + tiles * TILE_COLS; o < end; ++o) gemm_tile<MR, 1, W>(a, x, r, o, 1, part, waiting(o - begin));
   } while (part.end < a->cols);
 }
 

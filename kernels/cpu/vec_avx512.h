@@ -27,6 +27,11 @@ constexpr size_t LANES = 16;
 constexpr int TILE_ROWS = 6, TILE_COLS = 4; // 24 sums + 4 weights + 1 of x: 29 of the 32 registers
 constexpr int MIX_ROWS = 6, MIX_SUMS = 24;   // rows of p and sums at once when p is mixed with v: 24 + 4 of v + 1 of p
 constexpr int SCORE_KEYS = 4, SCORE_VECTORS = 1;
+#ifdef __AVX512BF16__
+constexpr int GEMV_STREAMS = 2; // for AMD's CPUs; on Intel's the level is not chosen
+#else
+constexpr int GEMV_STREAMS = 4; // only Intel's CPUs end here
+#endif
 
 struct F32V { __m512 v; };
 struct MaskV { __mmask16 m; };

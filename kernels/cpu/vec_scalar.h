@@ -13,6 +13,7 @@ constexpr size_t LANES = 1;
 constexpr int TILE_ROWS = 4, TILE_COLS = 2; // 8 sums, for register files of 16
 constexpr int MIX_ROWS = 2, MIX_SUMS = 16;
 constexpr int SCORE_KEYS = 3, SCORE_VECTORS = 8;
+constexpr int GEMV_STREAMS = 6; // a single lane is bound by the latency of its chains, not by memory
 
 struct F32V { float v; };
 struct MaskV { bool m; };

@@ -64,7 +64,7 @@ pub enum Activations {
 }
 
 impl Cpu {
-    /// The highest ISA level there is, on as many threads as this process may use; `DOGE_ISA` lowers the level.
+    /// The fastest ISA level there is, on as many threads as this process may use; `DOGE_ISA` chooses another.
     ///
     /// # Errors
     /// As [`Kernels::detect`] and [`Pool::new`]. Never panics.

@@ -95,7 +95,7 @@ impl Report {
     fn why(&self) -> String {
         match (&self.chosen, &self.asked) {
             (Ok(isa), Some(_)) => format!("{isa}, as DOGE_ISA asks"),
-            (Ok(isa), None) => format!("{isa}, the highest that is compiled and that CPU and OS offer"),
+            (Ok(isa), None) => format!("{isa}, the fastest that is compiled and that CPU and OS offer"),
             (Err(error), Some(word)) => format!("none: DOGE_ISA is '{word}': {error}"),
             (Err(error), None) => format!("none: {error}"),
         }

@@ -175,7 +175,7 @@ pub fn place(checkpoint: Checkpoint, device: &Device, word: DeviceWord, quiet: b
     }
 }
 
-/// The kernels of a level, or of the one that `DOGE_ISA` asks for, or of the highest that runs.
+/// The kernels of a level, or of the one that `DOGE_ISA` asks for, or of the fastest that runs.
 pub fn kernels(isa: Option<Isa>) -> Result<Kernels, Failure> {
     let kernels = match isa {
         Some(isa) => Kernels::for_isa(isa),

@@ -49,7 +49,7 @@ pub struct CpuOptions {
     /// Device to run on: auto (a GPU if this build has kernels for it and there is one), cpu, cuda, cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceWord::Auto)]
     pub device: DeviceWord,
-    /// ISA level of the kernels: scalar, avx2, avxvnni, avx512, avx512bf16 [default: DOGE_ISA, else the highest that runs]
+    /// ISA level of the kernels: scalar, avx2, avxvnni, avx512, avx512bf16 [default: DOGE_ISA, else the fastest that runs]
     #[arg(long, value_name = "LEVEL")]
     pub isa: Option<Isa>,
     /// What bf16 weights are multiplied with: f32, or activations rounded to bf16, as other engines do it, which is faster

@@ -48,7 +48,7 @@ pub struct BenchArgs {
     /// Formats of the matrices [default: as stored; bf16 for presets]
     #[arg(long, value_name = "DTYPES", value_delimiter = ',')]
     pub dtype: Vec<Dtype>,
-    /// ISA levels [default: DOGE_ISA, else the highest that runs]
+    /// ISA levels [default: DOGE_ISA, else the fastest that runs]
     #[arg(long, value_name = "LEVELS", value_delimiter = ',')]
     pub isa: Vec<Isa>,
     /// Forms in which bf16 weights meet their input

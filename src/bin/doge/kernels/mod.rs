@@ -64,7 +64,7 @@ pub struct KernelsArgs {
     /// Formats of the weights; vectors are f32
     #[arg(long, value_name = "DTYPES", value_delimiter = ',')]
     pub dtype: Vec<Dtype>,
-    /// ISA levels, or all that run here [default: DOGE_ISA, else the highest that runs]
+    /// ISA levels, or all that run here [default: DOGE_ISA, else the fastest that runs]
     #[arg(long, value_name = "LEVELS|all", value_delimiter = ',')]
     pub isa: Vec<String>,
     /// Shapes as the table has them: rows x columns x outputs, as in 512x1024x2048
