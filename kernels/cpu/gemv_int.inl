@@ -1,15 +1,13 @@
 // out[o] = dot(weight[o], x) (+ bias[o]), o in [begin, end), integer weights in tiles
 //
-// Plan: the tiles in order (int_tile.inl): one stream of whole lines. Every weight is read once and used once; the cost is the
-// memory. int4 goes through two runs side by side: where the caches hold the weights its unpacking takes as long as they do,
-// and wants two chains. Four runs are 2 to 9 % slower, two neighbouring tiles side by side 15 to 40 % (a token, Zen 4). Intel's
-// prefetchers like four runs of either: a token of the 320M is 45 % faster than with one of int8, 14 % than with two of int4
-// (Emerald Rapids). On AVX-VNNI, whose registers four runs would overflow, that is not measured.
+// Plan: the tiles in Q::STREAMS equal runs (int_tile.inl), each a stream of whole lines. Every weight is read once and used once;
+// the cost is the memory. On Zen 4 that is one run of int8 and two of int4: where the caches hold the weights its unpacking takes
+// as long as they do, and wants two chains. Four runs are 2 to 9 % slower there, two neighbouring tiles side by side 15 to 40 %
+// (a token). Intel's prefetchers like four: a token of the 320M is 45 % faster than with one run of int8, 14 % than with two of
+// int4 (Emerald Rapids; with AVX2, whose registers they overflow, 50 and 36 %).
 #pragma once
 
 namespace {
-
-template <class Q> constexpr size_t INT_STREAMS = LANES == 1 ? 1 : LANES == 16 && GEMV_STREAMS == 4 ? 4 : Q::QUADS;
 
 template <class Q, int NT>
 inline void gemv_tiles(float *out, const unsigned char *weight, QuantizedRow x, const float *bias, size_t cols, const size_t *first,
@@ -26,7 +24,7 @@ void gemv_int(float *out, const void *weight, const void *x, const float *bias, 
   const unsigned char *w = (const unsigned char *)weight;
   const QuantizedRow row(x, blocks_of(cols));
   const size_t first = begin / TILE, last = (end + TILE - 1) / TILE;
-  constexpr size_t STREAMS = INT_STREAMS<Q>;
+  constexpr size_t STREAMS = Q::STREAMS;
   const size_t run = begin < end ? (last - first) / STREAMS : 0;
   for (size_t i = 0; i < run; ++i) {
     size_t tiles[STREAMS];

@@ -17,7 +17,7 @@ inline __m256i add_pairs(__m256i sum, __m256i pairs) {
 
 /// |q| by x with the sign of q: two products of at most 127 * 127 fit 16 bits, where (q + 128) by x would saturate.
 struct Int8 : IntLayout<8> {
-  static constexpr int QUADS = 1, LINES = 8;
+  static constexpr int QUADS = 1, LINES = 8, STREAMS = INT8_STREAMS;
   struct Dot { __m256i v; };
   struct Quad { __m256i v; };
   struct Signed { __m256i magnitude, sign; };
@@ -36,7 +36,7 @@ struct Int8 : IntLayout<8> {
 
 /// The nibble is quant + 8, at most 15: the pairs of all eight quads fit 16 bits together (8 * 2 * 15 * 127 = 30480).
 struct Int4 : IntLayout<4> {
-  static constexpr int QUADS = 2, LINES = 4;
+  static constexpr int QUADS = 2, LINES = 4, STREAMS = INT4_STREAMS;
   struct Dot { __m256i pairs; };
   using Quad = Int8::Quad;
   struct Line { __m256i quad[QUADS]; };

@@ -7,6 +7,7 @@ namespace {
 
 constexpr int INT_ROWS = 3, INT_TILES = 1; // 6 sums in integers, up to 4 lines, 1 quad; those in floats in memory
 constexpr int INT_UNROLL = 4;
+constexpr int INT8_STREAMS = 4, INT4_STREAMS = 4;
 
 inline F32V load_int8(const unsigned char *p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)))};

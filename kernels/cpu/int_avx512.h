@@ -3,6 +3,7 @@
 // An integer lane header is all that the integer ops know of their ISA. The four have the same names:
 //   load_int8, load_low, load_high   LANES quants of a row's group as floats: int8, and the nibbles minus 8
 //   quantize_group                   32 floats to int8 (doge_kernels.h, "Activations for integer weights")
+//   INT8_STREAMS, INT4_STREAMS       runs of tiles that gemv reads side by side
 //   Int8, Int4                       how a group of a tile meets a group of x, LANES outputs at a time:
 //     Dot       the integer sum of LANES outputs; `begin` starts it, `finish` makes floats of it
 //     Line      LANES outputs of a line, as QUADS vectors of one quad of columns each: quad l, and for int4 quad l + 4
@@ -15,6 +16,11 @@ namespace {
 
 constexpr int INT_ROWS = 6, INT_TILES = 2; // 12 sums in integers, 12 in floats, 2 lines, 1 quad: 27 of the 32 registers
 constexpr int INT_UNROLL = 8;              // lines of the inner loop: a whole group without a jump or a register copied
+#ifdef __AVX512BF16__
+constexpr int INT8_STREAMS = 1, INT4_STREAMS = 2; // for AMD's CPUs; on Intel's the level is not chosen
+#else
+constexpr int INT8_STREAMS = 4, INT4_STREAMS = 4; // only Intel's CPUs end here
+#endif
 
 inline F32V load_int8(const unsigned char *p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)))};
@@ -42,7 +48,7 @@ inline void quantize_group(int8_t *q, float *scale, int32_t *offset, const float
 
 /// dpbusd takes unsigned by signed: quants + 128 by x, the sum begun at -128 * sum of x.
 struct Int8 : IntLayout<8> {
-  static constexpr int QUADS = 1, LINES = 8;
+  static constexpr int QUADS = 1, LINES = 8, STREAMS = INT8_STREAMS;
   struct Dot { __m512i v; };
   struct Quad { __m512i v; };
   struct Line { __m512i quad[QUADS]; };
@@ -61,7 +67,7 @@ struct Int8 : IntLayout<8> {
 
 /// The nibble is quant + 8: the sum begins at -8 * sum of x.
 struct Int4 : IntLayout<4> {
-  static constexpr int QUADS = 2, LINES = 4;
+  static constexpr int QUADS = 2, LINES = 4, STREAMS = INT4_STREAMS;
   using Dot = Int8::Dot;
   using Quad = Int8::Quad;
   struct Line { __m512i quad[QUADS]; };

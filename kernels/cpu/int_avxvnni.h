@@ -6,7 +6,7 @@ namespace {
 
 /// dpbusd takes unsigned by signed: quants + 128 by x, the sum begun at -128 * sum of x.
 struct Int8 : IntLayout<8> {
-  static constexpr int QUADS = 1, LINES = 8;
+  static constexpr int QUADS = 1, LINES = 8, STREAMS = INT8_STREAMS;
   struct Dot { __m256i v; };
   struct Quad { __m256i v; };
   struct Line { __m256i quad[QUADS]; };
@@ -21,7 +21,7 @@ struct Int8 : IntLayout<8> {
 
 /// The nibble is quant + 8: the sum begins at -8 * sum of x.
 struct Int4 : IntLayout<4> {
-  static constexpr int QUADS = 2, LINES = 4;
+  static constexpr int QUADS = 2, LINES = 4, STREAMS = INT4_STREAMS;
   using Dot = Int8::Dot;
   using Quad = Int8::Quad;
   struct Line { __m256i quad[QUADS]; };

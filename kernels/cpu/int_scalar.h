@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int INT_ROWS = 1, INT_TILES = 1, INT_UNROLL = 1;
+constexpr int INT_ROWS = 1, INT_TILES = 1, INT_UNROLL = 1, INT8_STREAMS = 1, INT4_STREAMS = 1;
 
 inline F32V load_int8(const unsigned char *p) { return {(float)(int8_t)*p}; }
 inline F32V load_low(const unsigned char *p) { return {(float)((*p & 15) - 8)}; }
@@ -31,7 +31,7 @@ inline void quantize_group(int8_t *q, float *scale, int32_t *offset, const float
 }
 
 struct Int8 : IntLayout<8> {
-  static constexpr int QUADS = 1, LINES = 8;
+  static constexpr int QUADS = 1, LINES = 8, STREAMS = INT8_STREAMS;
   struct Dot { int32_t v; };
   struct Quad { const int8_t *x; };
   struct Line { int8_t quad[QUADS][4]; };
@@ -45,7 +45,7 @@ struct Int8 : IntLayout<8> {
 };
 
 struct Int4 : IntLayout<4> {
-  static constexpr int QUADS = 2, LINES = 4;
+  static constexpr int QUADS = 2, LINES = 4, STREAMS = INT4_STREAMS;
   using Dot = Int8::Dot;
   using Quad = Int8::Quad;
   struct Line { int8_t quad[QUADS][4]; };
