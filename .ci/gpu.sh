@@ -19,7 +19,7 @@ pack() {
   source .ci/cuda.sh
   use_nvcc
   cargo build --release
-  cp target/cuda/release/doge "$to/"
+  cp target/release/doge "$to/"
   for test in cuda cuda_kernels; do
     binary=$(cargo test --release --no-run --test "$test" 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
     cp "$binary" "$to/test_$test"
