@@ -24,6 +24,7 @@ fn sources() -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = folder("kernels/cuda").chain(folder("tests/emulator")).collect();
     all.push(root().join("kernels/doge_cuda.h"));
     all.push(root().join("kernels/doge_kernels.h"));
+    all.push(root().join(file!())); // the compiler's flags
     all.sort();
     all
 }
@@ -57,7 +58,7 @@ fn build(library: &Path, sanitizers: &str) {
     let compile = |unit: &PathBuf| {
         let object = folder.join(unit.file_name().unwrap()).with_extension("o");
         let mut command = compiler(&sanitize);
-        command.args(["-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden"]);
+        command.args(["-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-ftls-model=initial-exec", "-fvisibility=hidden"]);
         // As for the GPU: an fma is where the source says so.
         command.args(["-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
         run(command.arg("-I").arg(root().join("tests/emulator")).arg("-c").arg(unit).arg("-o").arg(&object));

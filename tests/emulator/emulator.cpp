@@ -37,7 +37,6 @@ struct BulkCopy {
 
 struct Thread {
   Fibre fibre;
-  State state;
   uint32_t barrier;
   uint32_t group; // of asynchronous copies
   std::vector<Copy> copies;
@@ -49,9 +48,10 @@ struct Site {
   bool operator==(const Site &other) const { return line == other.line && (file == other.file || strcmp(file, other.file) == 0); }
 };
 
+/// Two sets of operands in turn: lanes read one while others of the warp bring the next.
 struct Warp {
-  Operand in[32], out[32];
-  uint32_t arrived;
+  Operand operands[2][32];
+  uint32_t set, arrived;
   Site site;
 };
 
@@ -70,8 +70,10 @@ struct Block {
   const void *args;
   Grid at;
   std::vector<Thread> threads;
+  std::vector<State> states; // of the threads; nothing else, for most rounds do little but look for who can go on
   std::vector<Warp> warps;
-  uint32_t first_stack, current, left;
+  uint32_t first_stack, left;
+  uint32_t current, team, of_team; // who runs: in the block, its team, and its place there
   Barrier barriers[2 * BARRIERS];
   std::unique_ptr<unsigned char[]> shared, ring;
   size_t shared_bytes, ring_bytes;
@@ -93,9 +95,8 @@ Thread &current() { return running->threads[running->current]; }
 
 /// Back to the scheduler until somebody wakes this thread.
 void park(State state) {
-  Thread &thread = current();
-  thread.state = state;
-  switch_fibre(thread.fibre, running->scheduler);
+  running->states[running->current] = state;
+  switch_fibre(current().fibre, running->scheduler);
 }
 
 void enter() {
@@ -142,13 +143,35 @@ struct Random {
 /// ahead of the others, where the other schedules keep them in step.
 bool is_greedy(uint32_t seed) { return seed % 4 == 3; }
 
-void order_threads(std::vector<uint32_t> &order, uint32_t seed, Random &random) {
-  const bool descends = seed == 1 || seed % 8 == 7;
-  for (uint32_t i = 0; i < order.size(); ++i) order[i] = descends ? (uint32_t)order.size() - 1 - i : i;
-  if (seed > 1 && !is_greedy(seed)) {
-    for (uint32_t i = (uint32_t)order.size() - 1; i > 0; --i) std::swap(order[i], order[random.below(i + 1)]);
+bool descends(uint32_t seed) { return seed == 1 || seed % 8 == 7; }
+
+/// The order in which the threads of a block have their turns: ascending, descending, or shuffled.
+struct Order {
+  std::vector<uint32_t> shuffled;
+  uint32_t n;
+  bool down;
+
+  Order(uint32_t n, uint32_t seed) : n(n), down(descends(seed)) {
+    if (seed > 1 && !is_greedy(seed)) shuffled.resize(n);
   }
-}
+
+  void shuffle(Random &random) {
+    for (uint32_t i = 0; i < shuffled.size(); ++i) shuffled[i] = i;
+    for (uint32_t i = (uint32_t)shuffled.size(); i-- > 1;) std::swap(shuffled[i], shuffled[random.below(i + 1)]);
+  }
+
+  uint32_t thread(uint32_t turn) const { return !shuffled.empty() ? shuffled[turn] : down ? n - 1 - turn : turn; }
+
+  /// The first turn from `turn` on whose thread can go on; n if there is none.
+  uint32_t next(const State *states, uint32_t turn) const {
+    if (!shuffled.empty()) {
+      while (turn < n && states[shuffled[turn]] != RUNS) ++turn;
+      return turn;
+    }
+    const void *const found = down ? memrchr(states, RUNS, n - turn) : memchr(states + turn, RUNS, n - turn);
+    return found == nullptr ? n : thread((uint32_t)((const State *)found - states)); // which turn is whose is its own inverse
+  }
+};
 
 void begin_block(Block &block) {
   const uint32_t n = block.kernel->threads;
@@ -157,32 +180,29 @@ void begin_block(Block &block) {
   if (block.ring) memset(block.ring.get(), POISON, block.ring_bytes + CANARY);
   for (uint32_t i = 0; i < n; ++i) {
     Thread &thread = block.threads[i];
-    thread.state = RUNS;
     thread.group = 0;
     thread.copies.clear();
     thread.fibre.start(block.first_stack + i, enter);
   }
-  for (Warp &warp : block.warps) warp.arrived = 0;
+  std::fill(block.states.begin(), block.states.end(), RUNS);
+  for (Warp &warp : block.warps) warp.set = warp.arrived = 0;
   for (Barrier &barrier : block.barriers) barrier.waiting = 0;
   block.bulk.clear();
 }
 
 /// Each thread that can go on does, once; a greedy one as long as it can. Did any do more than look?
-bool round(Block &block, uint32_t seed, Random &random, std::vector<uint32_t> &order) {
+bool round(Block &block, uint32_t seed, Random &random, Order &order) {
   running = &block;
-  order_threads(order, seed, random);
-  for (Thread &thread : block.threads) {
-    if (thread.state == PAUSES) thread.state = RUNS;
-  }
+  order.shuffle(random);
+  std::replace(block.states.begin(), block.states.end(), PAUSES, RUNS);
   bool progress = false;
-  for (uint32_t at = 0; at < order.size();) {
-    const uint32_t i = order[at++];
-    if (block.threads[i].state != RUNS) continue;
-    block.current = i;
+  const uint32_t team = block.kernel->threads / block.kernel->teams;
+  for (uint32_t turn = 0; (turn = order.next(block.states.data(), turn)) < order.n; turn = is_greedy(seed) ? 0 : turn + 1) {
+    const uint32_t i = order.thread(turn);
+    block.current = i, block.team = i / team, block.of_team = i % team;
     switch_fibre(block.scheduler, block.threads[i].fibre);
     if (!block.error.empty()) return true;
-    progress = progress || block.threads[i].state != PAUSES;
-    if (is_greedy(seed)) at = 0;
+    progress = progress || block.states[i] != PAUSES;
   }
   return progress;
 }
@@ -196,7 +216,7 @@ void end_block(Block &block) {
 
 std::string deadlock(const Block &block) {
   uint32_t at_barrier = 0;
-  for (const Thread &thread : block.threads) at_barrier += thread.state == AT_BARRIER;
+  for (const State state : block.states) at_barrier += state == AT_BARRIER;
   return "deadlock: " + std::to_string(at_barrier) + " of " + std::to_string(block.left) +
          " threads wait at a barrier, the others for lanes of their warp or for another block";
 }
@@ -227,14 +247,14 @@ const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t s
   for (uint32_t i = 0; i < at_once; ++i) {
     Block &block = live[i];
     block.kernel = &kernel, block.args = args;
-    block.threads.resize(kernel.threads), block.warps.resize(kernel.threads / 32);
+    block.threads.resize(kernel.threads), block.states.resize(kernel.threads), block.warps.resize(kernel.threads / 32);
     block.first_stack = i * kernel.threads;
     block.ring_bytes = ring;
     if (ring > 0) block.ring.reset(new unsigned char[ring + CANARY]);
     block.eager = seed % 2 == 1;
   }
   Random random = {seed};
-  std::vector<uint32_t> order(kernel.threads);
+  Order order(kernel.threads, seed);
   error.clear();
   for (uint64_t first = 0; first < blocks && error.empty(); first += at_once) {
     for (uint32_t i = 0; i < at_once; ++i) {
@@ -266,8 +286,8 @@ const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t s
   return error.empty() ? nullptr : error.c_str();
 }
 
-uint32_t thread() { return running->current % (running->kernel->threads / running->kernel->teams); }
-uint32_t team() { return running->current / (running->kernel->threads / running->kernel->teams); }
+uint32_t thread() { return running->of_team; }
+uint32_t team() { return running->team; }
 Grid block() { return running->at; }
 void *ring() { return running->ring.get(); }
 void pause() { park(PAUSES); }
@@ -311,8 +331,8 @@ void sync(uint32_t n, const char *file, uint32_t line) {
     return park(AT_BARRIER);
   }
   barrier.waiting = 0;
-  for (Thread &thread : block.threads) {
-    if (thread.state == AT_BARRIER && thread.barrier == id) thread.state = RUNS;
+  for (size_t i = 0; i < block.threads.size(); ++i) {
+    if (block.states[i] == AT_BARRIER && block.threads[i].barrier == id) block.states[i] = RUNS;
   }
 }
 
@@ -323,17 +343,16 @@ const Operand *exchange(const void *in, size_t bytes, const char *file, uint32_t
   const Site site = {file, line};
   if (warp.arrived == 0) warp.site = site;
   else if (!(warp.site == site)) fail("lanes of a warp at different collectives", file, line);
-  if (bytes > 0) memcpy(warp.in[lane], in, bytes);
+  const Operand *const all = warp.operands[warp.set];
+  if (bytes > 0) memcpy(warp.operands[warp.set][lane], in, bytes);
   if (++warp.arrived < 32) {
     park(AT_WARP);
   } else {
     warp.arrived = 0;
-    memcpy(warp.out, warp.in, sizeof warp.in);
-    for (uint32_t i = first; i < first + 32; ++i) {
-      if (block.threads[i].state == AT_WARP) block.threads[i].state = RUNS;
-    }
+    warp.set ^= 1;
+    std::replace(block.states.begin() + first, block.states.begin() + first + 32, AT_WARP, RUNS);
   }
-  return warp.out;
+  return all;
 }
 
 static void perform(const Copy &copy) {
