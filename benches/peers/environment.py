@@ -1,6 +1,7 @@
 """What every engine is set up with: commands that say why they failed, and Python environments from PyPI."""
 
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -21,7 +22,9 @@ def run(command, seconds=None, **options):
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
         why = next((line for line in lines if line.lower().startswith("error")), lines[-1])
-        raise Missing(f"{' '.join(command[:2])} …: exit code {done.returncode}: {why}")
+        code = done.returncode
+        how = f"exit code {code}" if code > 0 else signal.strsignal(-code)
+        raise Missing(f"{' '.join(command[:2])} …: {how}: {why}")
     return done.stdout
 
 
