@@ -146,9 +146,11 @@ fn common() -> cc::Build {
     }
     if let Some(sanitizers) = env::var("DOGE_SANITIZE").ok().filter(|list| !list.is_empty()) {
         // For .ci/sanitize.sh: a finding ends the process, so that a test run cannot look past it.
-        // -O1: the same accesses, compiled in a quarter of the time. AddressSanitizer sees null and what lies outside of an object.
-        let flags = ["-fno-sanitize-recover=all", "-fno-sanitize=null,object-size", "-fno-omit-frame-pointer"];
+        // -O1, checks that are called, and none of how pointers are computed: the same accesses, compiled in a tenth of the
+        // time. AddressSanitizer sees null and what lies outside of an object.
+        let flags = ["-fno-sanitize-recover=all", "-fno-sanitize=null,object-size,pointer-overflow", "-fno-omit-frame-pointer"];
         build.opt_level(1).flag(format!("-fsanitize={sanitizers}")).flags(flags);
+        build.flags(["--param", "asan-instrumentation-with-call-threshold=0"]);
     }
     build
 }

@@ -21,16 +21,17 @@ look_for() {
 check_memory() (
   set -euo pipefail
   cd "$(git rev-parse --show-toplevel)"
-  export DOGE_SANITIZE=address,undefined # read by build.rs, and by the tests that build the emulator
+  export DOGE_SANITIZE=address,undefined # read by build.rs, by the tests that build the emulator, and by tests/kernel_props.rs
+  export CARGO_PROFILE_DEV_DEBUG=line-tables-only # a finding says where
   export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/sanitize
   # The emulator's library is loaded later, and finds the runtime in the test program.
-  export RUSTFLAGS="-Zsanitizer=address -C link-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__ubsan_*"
+  export RUSTFLAGS="-Zsanitizer=address -Zshare-generics=n -C link-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__ubsan_*"
   export UBSAN_OPTIONS=print_stacktrace=1
-  tests=(cargo test --quiet --target "$TARGET" --no-default-features --features capi,cuda)
+  tests=(cargo test --quiet --config .ci/sanitize.toml --target "$TARGET" --no-default-features --features capi,cuda)
   here=(--lib --test kernel_matrix --test kernel_props --test session --test laws --test replay --test capi)
 
   "${tests[@]}" "${here[@]}" --test cuda_kernels --test cuda --no-run
-  look_for __asan_report_load __ubsan_handle
+  look_for __asan_load __ubsan_handle
   "${tests[@]}" "${here[@]}" -- --skip a_long_sequence # which is about time
   # A driver's allocations outlive the process.
   export ASAN_OPTIONS=detect_leaks=0
@@ -41,7 +42,7 @@ check_memory() (
 check_races() (
   set -euo pipefail
   cd "$(git rev-parse --show-toplevel)"
-  export DOGE_SANITIZE=thread RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/sanitize-threads
+  export DOGE_SANITIZE=thread RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/sanitize-threads CARGO_PROFILE_DEV_DEBUG=line-tables-only
   # The standard library is not instrumented, which tests/races allows for.
   export RUSTFLAGS="-Zsanitizer=thread -C unsafe-allow-abi-mismatch=sanitizer"
   cargo build --quiet --target "$TARGET" --manifest-path tests/races/Cargo.toml
