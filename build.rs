@@ -114,7 +114,7 @@ fn prepare(common: &cc::Build, level: &Level) -> Result<cc::Build, String> {
             build.flag(flag);
         }
     }
-    if level.name.starts_with("avx512") {
+    if level.features.contains(&"avx512f") {
         // GCC 12's own AVX-512 headers trip these two.
         build.flag_if_supported("-Wno-uninitialized").flag_if_supported("-Wno-maybe-uninitialized");
     }

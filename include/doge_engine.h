@@ -420,11 +420,12 @@ uint32_t doge_abi_version(void);
 const char *doge_version(void);
 
 /*
- The kernels of one ISA level ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16"), or of the best that this CPU has if
- `isa` is NULL: a table of functions on plain pointers that needs no model; doge_kernels.h describes each. `*out` is a
+ The kernels of one ISA level ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx"), or of the best that this CPU has
+ if `isa` is NULL: a table of functions on plain pointers that needs no model; doge_kernels.h describes each. `*out` is a
  constant of the library: never freed, for any thread.
  */
-DogeStatus doge_kernels(const char *isa, const DogeKernelTable **out);
+DogeStatus doge_kernels(const char *isa,
+                        const DogeKernelTable **out);
 
 /*
  Chooses kernels and starts threads. `options` may be NULL. From any thread.

@@ -88,7 +88,8 @@ typedef struct DogeGemmArgs {
 
 /* The same for bf16 weights and an x that was rounded to bf16 (round_row). Columns are taken in pairs, an even one and the
  * next: sum = what the level's dot instruction makes of a pair's two products and sum (vdpbf16ps), or, where there is
- * none, the two fma in that order. */
+ * none, the two fma in that order. On AMX: sum = sum + (even + odd) for every 32 columns, even the chain of fma over their even
+ * ones, from 0, and odd that over the others. */
 typedef struct DogeGemmBf16Args {
   float *out;         /* [n_rows][out_stride]; columns begin..end are written */
   const void *weight; /* [out_features][cols] in bf16; only rows begin..end are read */
@@ -129,7 +130,7 @@ typedef struct DogeGemmIntArgs {
  * nothing gets zeros.
  *
  * dynamic_mask_attention_bf16 rounds q, and exp(score - the tile's maximum) before it is summed and multiplied with v, to
- * bf16 (round_row); its products are added as gemv_bf16 adds them, those with v one after another as well. */
+ * bf16 (round_row); its products are added pair by pair (DogeGemmBf16Args), those with v one after another as well. */
 typedef struct DogeAttentionArgs {
   float *out;               /* [n_queries][out_stride], head h at h*head_dim */
   const float *q;           /* [n_queries][q_stride], head h at h*head_dim */
@@ -266,6 +267,7 @@ extern const DogeKernelTable doge_kernels_avx2;
 extern const DogeKernelTable doge_kernels_avxvnni;
 extern const DogeKernelTable doge_kernels_avx512;
 extern const DogeKernelTable doge_kernels_avx512bf16;
+extern const DogeKernelTable doge_kernels_amx;
 
 #ifdef __cplusplus
 }

@@ -48,6 +48,15 @@ macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),
 /// `is_x86_feature_detected!` asks the CPU and, for the wide registers, whether the OS saves them.
 #[cfg(target_arch = "x86_64")]
 macro_rules! detected {
+    ("amx-tile") => {
+        crate::cpu::has_amx_tile()
+    };
+    ("amx-int8") => {
+        crate::cpu::has_amx_int8()
+    };
+    ("amx-bf16") => {
+        crate::cpu::has_amx_bf16()
+    };
     ($feature:tt) => {
         std::arch::is_x86_feature_detected!($feature)
     };

@@ -6,4 +6,5 @@ isa_list! {
     AvxVnni    "avxvnni"    doge_kernels_avxvnni    ["avx2", "fma", "f16c", "avxvnni"];             // 12th generation, 2021
     Avx512     "avx512"     doge_kernels_avx512     ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"]; // 10th, 2019
     Avx512Bf16 "avx512bf16" doge_kernels_avx512bf16 ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16"]; // servers; Zen 4
+    Amx        "amx"        doge_kernels_amx        ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "amx-tile", "amx-int8", "amx-bf16"]; // none; Intel's servers, 2023
 }

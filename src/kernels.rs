@@ -1,6 +1,6 @@
 //! The kernels of one ISA level. Owning a [`Kernels`] is the proof that this CPU can run them.
 
-use crate::{ffi, Error, Isa, Result};
+use crate::{cpu, ffi, Error, Isa, Result};
 
 /// The kernel table of one ISA level that this CPU offers. Copy it around freely.
 ///
@@ -33,27 +33,15 @@ macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),
 } }
 include!("isa_list.rs");
 
-/// What the CPU says of its maker.
-#[cfg(target_arch = "x86_64")]
-fn is_made_by_intel() -> bool {
-    // SAFETY: every x86-64 CPU has the instruction, and this leaf of it.
-    #[allow(unused_unsafe, reason = "safe in later compilers than the oldest that we take")]
-    let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
-    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
-}
-#[cfg(not(target_arch = "x86_64"))]
-fn is_made_by_intel() -> bool {
-    false
-}
-
 impl Kernels {
     /// Kernels in a level's table: one for each operation, and for each stored format where the operation reads weights.
     pub const COUNT: usize =
         (size_of::<ffi::DogeKernelTable>() - std::mem::offset_of!(ffi::DogeKernelTable, embed_row)) / size_of::<usize>();
 
     /// The fastest level that is compiled in and that the CPU and the OS offer, or the one `DOGE_ISA` names. The fastest is the
-    /// highest, but on Intel's servers `avx512`: there a bf16 dot instruction takes four times as long as a multiply-add, and
-    /// `avx512` does its work in two of these and what splits the pairs (Emerald Rapids: prompts in bf16 1.3 to 1.5 times as fast).
+    /// highest, but never `avx512bf16` on Intel's servers: there a bf16 dot instruction takes four times as long as a multiply-add,
+    /// and `avx512` does its work in two of these and what splits the pairs (Emerald Rapids: prompts in bf16 1.3 to 1.5 times as
+    /// fast).
     ///
     /// # Errors
     /// [`Error::UnknownWord`] or [`Error::IsaUnavailable`] if `DOGE_ISA` names something that cannot be had.
@@ -63,7 +51,7 @@ impl Kernels {
             // The scalar level is compiled on every target.
             None => Kernels::available()
                 .rev()
-                .find(|kernels| kernels.isa != Isa::Avx512Bf16 || !is_made_by_intel())
+                .find(|kernels| kernels.isa != Isa::Avx512Bf16 || !cpu::is_made_by_intel())
                 .ok_or(Error::IsaUnavailable { isa: Isa::Scalar.name(), why: "is not compiled in".into() }),
         }
     }

@@ -203,13 +203,13 @@ fn wrong_usage_exits_with_2() {
     refused(&run(&["generate"]), 2, "--prompt");
     refused(&run(&["nonsense"]), 2, "nonsense");
     refused(&run(&["generate", "-p", "x", "-t", "0"]), 2, "threads");
-    refused(&run(&["generate", "-p", "x", "--isa", "sse9"]), 2, "scalar, avx2, avxvnni, avx512, avx512bf16");
+    refused(&run(&["generate", "-p", "x", "--isa", "sse9"]), 2, "scalar, avx2, avxvnni, avx512, avx512bf16, amx");
     refused(&run(&["generate", "-p", "x", "--dtype", "q4"]), 2, "f32, bf16, f16");
     refused(&run(&["generate", "-p", "x", "--device", "cuda:7"]), 1, "cuda:7 cannot be used");
     refused(&run(&["generate", "-p", "x", "--top-p", "2"]), 2, "top_p");
     refused(&run(&["generate", "-p", "x", "-v", "-q"]), 2, "cannot be used with");
     let unknown = doge(&["generate", "-p", "x"]).env("DOGE_ISA", "sse9").output().unwrap();
-    refused(&unknown, 2, "scalar, avx2, avxvnni, avx512, avx512bf16");
+    refused(&unknown, 2, "scalar, avx2, avxvnni, avx512, avx512bf16, amx");
 }
 
 #[test]

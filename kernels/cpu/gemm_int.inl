@@ -43,11 +43,23 @@ template <class Q, int NT> inline void gemm_int_tiles(const DogeGemmIntArgs *a, 
   }
 }
 
+} // namespace
+
+#ifdef __AMX_INT8__
+#include "gemm_int_amx.inl"
+#endif
+
+namespace {
+
 template <class Q> void gemm_int(const DogeGemmIntArgs *a) {
   const size_t blocks = blocks_of(a->cols);
+  size_t first = 0;
+#ifdef __AMX_INT8__
+  first = gemm_int_amx<Q>(a, blocks);
+#endif
   const size_t fit = X_BLOCK_BYTES / (blocks * QUANTIZED_BLOCK + 1) / INT_ROWS;
   const size_t x_block = (fit ? fit : 1) * INT_ROWS;
-  for (size_t r0 = 0; r0 < a->n_rows; r0 += x_block) {
+  for (size_t r0 = first; r0 < a->n_rows; r0 += x_block) {
     const size_t r1 = a->n_rows - r0 < x_block ? a->n_rows : r0 + x_block;
     size_t o = a->begin;
     for (; o + (INT_TILES - 1) * TILE < a->end; o += INT_TILES * TILE) gemm_int_tiles<Q, INT_TILES>(a, r0, r1, o, blocks);

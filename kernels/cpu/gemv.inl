@@ -37,8 +37,10 @@ void gemv(float *out, const void *weight, const float *x, const float *bias, siz
   gemv_of<W>(out, weight, x, bias, cols, begin, end);
 }
 
+#ifndef __AMX_BF16__
 void gemv_bf16(float *out, const void *weight, const void *x, const float *bias, size_t cols, size_t begin, size_t end) {
   gemv_of<Bf16>(out, weight, (const Bf16 *)x, bias, cols, begin, end);
 }
+#endif
 
 } // namespace

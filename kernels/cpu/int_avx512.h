@@ -38,8 +38,10 @@ inline void quantize_group(int8_t *q, float *scale, int32_t *offset, const float
   const __m512i sign = _mm512_set1_epi32(INT32_MIN);
   const __m512i bits = _mm512_max_epi32(_mm512_andnot_si512(sign, _mm512_castps_si512(a)), _mm512_andnot_si512(sign, _mm512_castps_si512(b)));
   const float inverse = inverse_of((uint32_t)_mm512_reduce_max_epi32(bits));
-  const __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(inverse)));
-  const __m512i qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(inverse)));
+  // Of what is not finite INT_MIN is made: q would be -128, and the offset not the one of that.
+  const __m512i least = _mm512_set1_epi32(-128);
+  const __m512i qa = _mm512_max_epi32(least, _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(inverse))));
+  const __m512i qb = _mm512_max_epi32(least, _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(inverse))));
   _mm_storeu_si128((__m128i *)q, _mm512_cvtsepi32_epi8(qa));
   _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtsepi32_epi8(qb));
   *scale = 1.0f / inverse;

@@ -123,7 +123,34 @@ struct FloatStep {
 inline void peak_f32(DogePeak *out, size_t rounds) { chains<FloatStep>(out, rounds); }
 #endif
 
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+/// Rounds of four instructions on registers of zeros; the operations are those of one column.
+template <class Four> void peak_amx(DogePeak *out, size_t rounds, Four four) {
+  float result[AMX_ROWS][16];
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(6);
+  for (size_t r = 0; r < rounds; ++r) four();
+  _tile_stored(0, result, sizeof result[0]);
+  _tile_release();
+  out->operations = (uint64_t)rounds * 4 * 2 * AMX_ROWS * 16;
+  out->result = bits_of_float(result[0][0]);
+}
+
+inline void peak_bf16(DogePeak *out, size_t rounds) {
+  amx_configure_bf16(AMX_ROWS, 16);
+  peak_amx(out, rounds, [] {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_dpbf16ps(3, 4, 6);
+  });
+  *out = {"tdpbf16ps tmm", out->operations * AMX_COLS, out->result};
+}
+#elif defined(__AVX512BF16__)
 struct Bf16Step {
   static constexpr const char *INSTRUCTION = "vdpbf16ps zmm";
   static constexpr int OPERATIONS = 2 * 32;
@@ -140,7 +167,19 @@ inline void peak_bf16(DogePeak *out, size_t rounds) { chains<Bf16Step>(out, roun
 inline void peak_bf16(DogePeak *out, size_t rounds) { peak_f32(out, rounds); }
 #endif
 
-#if defined(__AVX512VNNI__)
+#if defined(__AMX_INT8__)
+/// With registers that hold the 32 columns of a group, as the integer formats need them: half of what they could.
+inline void peak_int8(DogePeak *out, size_t rounds) {
+  amx_configure_int();
+  peak_amx(out, rounds, [] {
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 4, 6);
+    _tile_dpbssd(2, 4, 6);
+    _tile_dpbssd(3, 4, 6);
+  });
+  *out = {"tdpbssd tmm of 32 columns", out->operations * GROUP, out->result};
+}
+#elif defined(__AVX512VNNI__)
 struct Int8Step {
   static constexpr const char *INSTRUCTION = "vpdpbusd zmm";
   static constexpr int OPERATIONS = 2 * 64;

@@ -9,6 +9,9 @@
 #include "gated_activation.inl"
 #include "gemm.inl"
 #include "gemv.inl"
+#ifdef __AMX_BF16__
+#include "linear_bf16_amx.inl"
+#endif
 #include "expert_mix.inl"
 #include "mask_score.inl"
 #include "product_key_router.inl"

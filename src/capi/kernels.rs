@@ -24,8 +24,8 @@ pub extern "C" fn doge_version() -> *const c_char {
     VERSION.as_ptr().cast()
 }
 
-/// The kernels of one ISA level ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16"), or of the best that this CPU has if
-/// `isa` is NULL: a table of functions on plain pointers that needs no model; doge_kernels.h describes each. `*out` is a
+/// The kernels of one ISA level ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx"), or of the best that this CPU has
+/// if `isa` is NULL: a table of functions on plain pointers that needs no model; doge_kernels.h describes each. `*out` is a
 /// constant of the library: never freed, for any thread.
 ///
 /// # Safety

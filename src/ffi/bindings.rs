@@ -366,6 +366,9 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub static doge_kernels_avx512bf16: DogeKernelTable;
 }
+unsafe extern "C" {
+    pub static doge_kernels_amx: DogeKernelTable;
+}
 pub const DOGE_CUDA_PAD: _bindgen_ty_5 = 8;
 pub type _bindgen_ty_5 = ::core::ffi::c_uint;
 pub const DOGE_CUDA_THREADS: _bindgen_ty_6 = 128;

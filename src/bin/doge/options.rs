@@ -49,11 +49,11 @@ pub struct CpuOptions {
     /// Device to run on: auto (a GPU if this build has kernels for it and there is one), cpu, cuda, cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceWord::Auto)]
     pub device: DeviceWord,
-    /// ISA level of the kernels: scalar, avx2, avxvnni, avx512, avx512bf16 [default: DOGE_ISA, else the fastest that runs]
+    /// ISA level of the kernels: scalar, avx2, avxvnni, avx512, avx512bf16, amx [default: DOGE_ISA, else the fastest that runs]
     #[arg(long, value_name = "LEVEL")]
     pub isa: Option<Isa>,
     /// What bf16 weights are multiplied with: f32, or activations rounded to bf16, as other engines do it, which is faster
-    /// in a prompt where the CPU has a bf16 dot product (level avx512bf16). Attention is rounded too, beside weights of every
+    /// in a prompt where the CPU has a bf16 dot product (levels avx512bf16 and amx). Attention is rounded too, beside weights of every
     /// format: with --kv-dtype bf16, and on a GPU that of a prompt
     #[arg(long, value_enum, default_value_t = ActivationsWord::F32)]
     pub activations: ActivationsWord,
