@@ -26,10 +26,9 @@
 //!
 //! # Safety
 //!
-//! `unsafe` lives in [`ops`] (one call each, after the checks), [`pool`], [`mapped`], [`Kernels`] (and what asks the CPU), `cuda`
-//! (launches) and `capi`,
-//! nowhere else: `unsafe_code` is denied below but for these rooms, and each block must say why it is sound. What looks for those
-//! that are not:
+//! `unsafe` lives in [`ops`] (one call each, after the checks), [`pool`], [`mapped`], [`Kernels`] and what asks the CPU for it,
+//! `cuda` (launches) and `capi`, nowhere else: `unsafe_code` is denied below but for these rooms, and each block must say why it is
+//! sound. What looks for those that are not:
 //!
 //! - AddressSanitizer and LeakSanitizer over library and kernels together, with UndefinedBehaviorSanitizer for the C++: the unit
 //!   tests, the kernel matrix, sessions, laws, the C interface, the fuzz corpus, and the CUDA kernels on their emulator

@@ -95,6 +95,30 @@ fn long_gemm_rows_equal_gemv() {
     }
 }
 
+/// A row with an infinity has the bits it has alone, whichever instruction multiplied it.
+#[test]
+fn integer_rows_that_are_not_finite_equal_gemv() {
+    let (rows, n, outputs) = (35, 70, 20);
+    for dtype in [Dtype::Int8, Dtype::Int4] {
+        let case = Case { n, rows, out: outputs, fill: Fill::Uniform, offset: 0, seed: 3 };
+        let linear::Inputs { weight, mut x, .. } = linear::Inputs::new(dtype, &case);
+        for (r, row) in x.chunks_exact_mut(n).enumerate().step_by(3) {
+            row[r * 7 % n] = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN][r / 3 % 3];
+        }
+        let weight = Matrix::with_layout(dtype, linear_layout(dtype), outputs, n, &weight).unwrap();
+        let bits = |x: &[f32]| bits(&x.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }).collect::<Vec<_>>());
+        for cpu in cpus() {
+            let mut all = vec![0.0; rows * outputs];
+            linear::call(&cpu, &mut all, weight, &x, None).unwrap();
+            for (x, of_all) in x.chunks_exact(n).zip(all.chunks_exact(outputs)) {
+                let mut alone = vec![0.0; outputs];
+                linear::call(&cpu, &mut alone, weight, x, None).unwrap();
+                assert_eq!(bits(of_all), bits(&alone), "{} {dtype}", cpu.kernels().isa());
+            }
+        }
+    }
+}
+
 /// Inputs of a law. Under the sanitizers each takes ten times as long, and what they look for comes with any.
 fn cases() -> u32 {
     if std::env::var_os("DOGE_SANITIZE").is_some() {

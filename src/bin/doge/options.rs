@@ -53,8 +53,8 @@ pub struct CpuOptions {
     #[arg(long, value_name = "LEVEL")]
     pub isa: Option<Isa>,
     /// What bf16 weights are multiplied with: f32, or activations rounded to bf16, as other engines do it, which is faster
-    /// in a prompt where the CPU has a bf16 dot product (levels avx512bf16 and amx). Attention is rounded too, beside weights of every
-    /// format: with --kv-dtype bf16, and on a GPU that of a prompt
+    /// in a prompt where the CPU has a bf16 dot product (levels avx512bf16 and amx). Attention is rounded too, beside weights
+    /// of every format: with --kv-dtype bf16, and on a GPU that of a prompt
     #[arg(long, value_enum, default_value_t = ActivationsWord::F32)]
     pub activations: ActivationsWord,
     /// Threads; auto tries this model with fewer and fewer at the start, some tenths of a second, and takes the fewest that
