@@ -124,8 +124,8 @@ inline void peak_f32(DogePeak *out, size_t rounds) { chains<FloatStep>(out, roun
 #endif
 
 #if defined(__AMX_BF16__)
-/// Rounds of four instructions on registers of zeros; the operations are those of one column.
-template <class Four> void peak_amx(DogePeak *out, size_t rounds, Four four) {
+/// Rounds of four instructions, each of 16 rows, 16 outputs and so many columns, on registers of zeros.
+template <class Four> void peak_amx(DogePeak *out, const char *instruction, size_t cols, size_t rounds, Four four) {
   float result[AMX_ROWS][16];
   _tile_zero(0);
   _tile_zero(1);
@@ -136,19 +136,17 @@ template <class Four> void peak_amx(DogePeak *out, size_t rounds, Four four) {
   for (size_t r = 0; r < rounds; ++r) four();
   _tile_stored(0, result, sizeof result[0]);
   _tile_release();
-  out->operations = (uint64_t)rounds * 4 * 2 * AMX_ROWS * 16;
-  out->result = bits_of_float(result[0][0]);
+  *out = {instruction, (uint64_t)rounds * 4 * 2 * AMX_ROWS * 16 * cols, bits_of_float(result[0][0])};
 }
 
 inline void peak_bf16(DogePeak *out, size_t rounds) {
   amx_configure_bf16(AMX_ROWS, 16);
-  peak_amx(out, rounds, [] {
+  peak_amx(out, "tdpbf16ps tmm", AMX_COLS, rounds, [] {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 6);
     _tile_dpbf16ps(2, 4, 6);
     _tile_dpbf16ps(3, 4, 6);
   });
-  *out = {"tdpbf16ps tmm", out->operations * AMX_COLS, out->result};
 }
 #elif defined(__AVX512BF16__)
 struct Bf16Step {
@@ -171,13 +169,12 @@ inline void peak_bf16(DogePeak *out, size_t rounds) { peak_f32(out, rounds); }
 /// With registers that hold the 32 columns of a group, as the integer formats need them: half of what they could.
 inline void peak_int8(DogePeak *out, size_t rounds) {
   amx_configure_int();
-  peak_amx(out, rounds, [] {
+  peak_amx(out, "tdpbssd tmm of 32 columns", GROUP, rounds, [] {
     _tile_dpbssd(0, 4, 6);
     _tile_dpbssd(1, 4, 6);
     _tile_dpbssd(2, 4, 6);
     _tile_dpbssd(3, 4, 6);
   });
-  *out = {"tdpbssd tmm of 32 columns", out->operations * GROUP, out->result};
 }
 #elif defined(__AVX512VNNI__)
 struct Int8Step {
