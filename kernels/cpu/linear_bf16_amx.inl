@@ -155,23 +155,6 @@ template <int NT> inline void amx_pass(const DogeGemmBf16Args *a, const AmxPass 
   }
 }
 
-void gemm_bf16(const DogeGemmBf16Args *a) {
-  alignas(64) char panel[2 * PANEL_BYTES];
-  for (size_t o = a->begin, outputs; o < a->end; o += outputs) {
-    const size_t left = a->end - o;
-    outputs = left >= 32 ? 32 : left >= 16 ? 16 : left;
-    const size_t next = left - outputs < 32 ? left - outputs : 32;
-    Ahead ahead((const Bf16 *)a->weight + (o + outputs) * a->cols, next * a->cols * sizeof(Bf16),
-                a->n_rows / (2 * AMX_ROWS) * (a->cols / AMX_COLS));
-    for (size_t begin = 0; begin == 0 || begin < a->cols; begin += PANEL_STEPS * AMX_COLS) {
-      const size_t end = a->cols - begin < PANEL_STEPS * AMX_COLS ? a->cols : begin + PANEL_STEPS * AMX_COLS;
-      const AmxPass pass = {o, outputs, begin, end};
-      outputs == 32 ? amx_pass<2>(a, pass, panel, ahead) : amx_pass<1>(a, pass, panel, ahead);
-    }
-  }
-  _tile_release();
-}
-
 /// The outputs 0, run, 2 run ... of `rows` <= 16 rows of weights, for one row of x.
 inline void amx_gemv(float *out, const Bf16 *weight, const Bf16 *x, size_t cols, size_t rows, size_t run) {
   const size_t steps = cols / AMX_COLS, left = cols % AMX_COLS, stride = run * cols;
@@ -210,6 +193,31 @@ void gemv_bf16(float *out, const void *weight, const void *x, const float *bias,
   if (bias) {
     for (size_t o = begin; o < end; ++o) out[o] += bias[o];
   }
+}
+
+constexpr size_t AMX_FEW_ROWS = 4; // up to so many, to pack takes longer than to take the rows one by one, after the first from L2
+
+void gemm_bf16(const DogeGemmBf16Args *a) {
+  if (a->n_rows <= AMX_FEW_ROWS) {
+    for (size_t r = 0; r < a->n_rows; ++r) {
+      gemv_bf16(a->out + r * a->out_stride, a->weight, (const Bf16 *)a->x + r * a->cols, a->bias, a->cols, a->begin, a->end);
+    }
+    return;
+  }
+  alignas(64) char panel[2 * PANEL_BYTES];
+  for (size_t o = a->begin, outputs; o < a->end; o += outputs) {
+    const size_t left = a->end - o;
+    outputs = left >= 32 ? 32 : left >= 16 ? 16 : left;
+    const size_t next = left - outputs < 32 ? left - outputs : 32;
+    Ahead ahead((const Bf16 *)a->weight + (o + outputs) * a->cols, next * a->cols * sizeof(Bf16),
+                a->n_rows / (2 * AMX_ROWS) * (a->cols / AMX_COLS));
+    for (size_t begin = 0; begin == 0 || begin < a->cols; begin += PANEL_STEPS * AMX_COLS) {
+      const size_t end = a->cols - begin < PANEL_STEPS * AMX_COLS ? a->cols : begin + PANEL_STEPS * AMX_COLS;
+      const AmxPass pass = {o, outputs, begin, end};
+      outputs == 32 ? amx_pass<2>(a, pass, panel, ahead) : amx_pass<1>(a, pass, panel, ahead);
+    }
+  }
+  _tile_release();
 }
 
 } // namespace
