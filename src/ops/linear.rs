@@ -19,6 +19,8 @@ const UNIT: usize = crate::tensor::TILE;
 const CHUNK_BYTES: usize = 64 << 10;
 /// The same of integer formats where many rows of x meet them: their arithmetic takes a quarter of the time.
 const CHUNK_INT_BLOCK_BYTES: usize = 512 << 10;
+/// And of bf16 where x is in bf16 too.
+const CHUNK_BF16_BLOCK_BYTES: usize = 256 << 10;
 
 impl Cpu {
     /// `out[r] = weight · x[r] (+ bias)` for each row (spec 4.2). `x` is `[rows, in_features]`, `out` `[rows, out_features]`.
@@ -65,7 +67,12 @@ impl Cpu {
                 return Err(Error::BadArgument { what: "linear: weight", why });
             }
             let unit_bytes = matrix_bytes(dtype, layout, UNIT, cols).unwrap_or(usize::MAX).max(1);
-            let chunk_bytes = if dtype.is_int() && rows > 1 { CHUNK_INT_BLOCK_BYTES } else { CHUNK_BYTES };
+            let rounded = matches!(x.prepared, Prepared::Rounded { .. }) && dtype == Dtype::Bf16;
+            let chunk_bytes = match rows {
+                2.. if dtype.is_int() => CHUNK_INT_BLOCK_BYTES,
+                2.. if rounded => CHUNK_BF16_BLOCK_BYTES,
+                _ => CHUNK_BYTES,
+            };
             chunk_units = chunk_units.max(chunk_bytes / unit_bytes);
             let (x_rows, x_stride) = x.for_weight(&p.weight)?;
             *task = Some(Task {
@@ -73,7 +80,7 @@ impl Cpu {
                 weight: p.weight,
                 x: SharedMut(x_rows.cast_mut()),
                 x_stride,
-                rounded: matches!(x.prepared, Prepared::Rounded { .. }) && dtype == Dtype::Bf16,
+                rounded,
                 bias: SharedMut(p.bias.map_or(std::ptr::null_mut(), |b| b.as_ptr().cast_mut())),
                 rows,
                 first_unit: units,
