@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { DOGE_ABI_VERSION = 3 };
+enum { DOGE_ABI_VERSION = 4 };
 
 /* Stored format of a weight. */
 typedef enum DogeDtype {
@@ -130,7 +130,8 @@ typedef struct DogeGemmIntArgs {
  * nothing gets zeros.
  *
  * dynamic_mask_attention_bf16 rounds q, and exp(score - the tile's maximum) before it is summed and multiplied with v, to
- * bf16 (round_row); its products are added pair by pair (DogeGemmBf16Args), those with v one after another as well. */
+ * bf16 (round_row); its products are added pair by pair (DogeGemmBf16Args), those with v one after another as well; on AMX both
+ * 32 at a time, those with v of the entries that the query sees. */
 typedef struct DogeAttentionArgs {
   float *out;               /* [n_queries][out_stride], head h at h*head_dim */
   const float *q;           /* [n_queries][q_stride], head h at h*head_dim */
@@ -153,7 +154,8 @@ typedef struct DogeAttentionArgs {
 
 /* Queries (times heads) that one pass over the keys serves. */
 enum { DOGE_ATTENTION_ROWS = 16 };
-#define DOGE_ATTENTION_SCRATCH(tile, head_dim) (DOGE_ATTENTION_ROWS * ((size_t)(tile) + 3 * (size_t)(head_dim) + 4))
+#define DOGE_ATTENTION_SCRATCH(tile, head_dim) \
+  (DOGE_ATTENTION_ROWS * ((size_t)(tile) + 3 * (size_t)(head_dim) + 112) + 2 * (size_t)(tile))
 
 /* Product-key router of one token (spec 4.6): the n_top largest of x[i] + y[j], i, j in [0, n_keys).
  * Better score first, ties to the lower expert id i * n_keys + j. 1 <= n_top <= n_keys^2, n_keys <= 65535. */

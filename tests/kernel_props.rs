@@ -119,6 +119,33 @@ fn integer_rows_that_are_not_finite_equal_gemv() {
     }
 }
 
+/// A key that is not finite reaches the queries that see it, and no others.
+#[test]
+fn keys_that_are_not_finite_reach_those_alone_that_see_them() {
+    let bits = |x: &[f32]| bits(&x.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }).collect::<Vec<_>>());
+    for (dtype, seed) in Dtype::FLOATS.into_iter().flat_map(|dtype| (1..12).map(move |seed| (dtype, seed))) {
+        let case = Case { n: 40 + seed as usize, rows: 18, out: 33, fill: Fill::Uniform, offset: 0, seed };
+        let mut inputs = attention::Inputs::new(dtype, &case);
+        if seed % 3 > 0 {
+            inputs.in_sequence();
+        }
+        inputs.spoil(case.n - 9, [f32::INFINITY, f32::NEG_INFINITY, f32::NAN][seed as usize / 3 % 3]);
+        let row = inputs.row();
+        for cpu in cpus()
+            .into_iter()
+            .flat_map(|cpu| [Activations::F32, Activations::Bf16].map(|form| cpu.clone().with_activations(form)))
+        {
+            let mut block = vec![0.0; case.rows * row];
+            inputs.call(&cpu, &mut block).unwrap();
+            for (query, of_block) in block.chunks_exact(row).enumerate() {
+                let mut out = vec![0.0; row];
+                inputs.query(query, true).call(&cpu, &mut out).unwrap();
+                assert_eq!(bits(of_block), bits(&out), "{} {dtype} query {query} of seed {seed}", cpu.kernels().isa());
+            }
+        }
+    }
+}
+
 /// Inputs of a law. Under the sanitizers each takes ten times as long, and what they look for comes with any.
 fn cases() -> u32 {
     if std::env::var_os("DOGE_SANITIZE").is_some() {

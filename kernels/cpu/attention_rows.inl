@@ -25,7 +25,10 @@ template <class KV, class X> struct AttentionRows {
   float *p;         // scores, then their exponentials; few: [n][length of the tile], many: [length][ROWS]
   float *mixed;     // [n][head_dim]: the tile's sum of p * v
   float *q_columns; // many: [columns][ROWS]
-  float *k_rows;    // many: room for SCORE_KEYS rows of k
+  float *k_rows;    // many: room for SCORE_KEYS rows of k, of 16 in bf16
+  uint32_t *entries; // room for two lists of `longest`, the entries of the longest tile
+  size_t longest;
+  size_t channels;  // head_dim, filled up to 32: there is room for so many in q_columns, mixed and k_rows
 };
 
 /// A run of entries inside a tile and which rows see each.

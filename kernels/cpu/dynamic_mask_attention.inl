@@ -10,7 +10,8 @@
 //   merge    the running (maximum, total, o) of the row and the tile's, both scaled to the larger maximum
 // Many rows stand in the lanes from the score to the sum: then no step but the mix looks across lanes. Of few rows the entries
 // do. Every step works on one row as if it were alone: hence the bits don't depend on the block. The running o stands in `out`.
-// k and v are widened as they are read; everything else is f32. Or q, k, p and v are bf16, and each step of a sum takes a pair.
+// k and v are widened as they are read; everything else is f32. Or q, k, p and v are bf16, and each step of a sum takes a pair, or,
+// on AMX, as many as attention_bf16_amx.inl says.
 // Cost: 4 * head_dim flops per (row, entry), and one read of k and v per group.
 #pragma once
 
@@ -174,6 +175,21 @@ template <class KV> inline void take_q(AttentionRows<KV, Bf16> &rows, int r, con
   rows.q[r] = to;
 }
 
+/// q as the scores take it.
+template <class KV, class X> inline void lay_out_q(AttentionRows<KV, X> &rows) {
+  if (!rows.few) turn_q(rows);
+}
+
+} // namespace
+
+#ifdef __AMX_BF16__
+#include "attention_bf16_amx.inl" // attend_tile and lay_out_q for bf16
+#endif
+
+namespace {
+
+inline size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
+
 template <class KV, class X> void attend(const DogeAttentionArgs *a) {
   size_t longest = 0;
   for (size_t i = 0; i < a->n_tiles; ++i) {
@@ -195,16 +211,19 @@ template <class KV, class X> void attend(const DogeAttentionArgs *a) {
     for (size_t h = 1; h < a->n_heads; ++h) rows.one_mask &= a->mask[h] == a->mask[0];
     rows.columns = Step<X>::COLS == LANES ? a->head_dim : (a->head_dim + 1) / 2;
     rows.q_columns = (float *)(((uintptr_t)a->scratch + 63) & ~(uintptr_t)63); // so that no vector of rows crosses a line
-    rows.p = rows.q_columns + DOGE_ATTENTION_ROWS * rows.columns;
-    rows.mixed = rows.p + DOGE_ATTENTION_ROWS * longest;
-    rows.k_rows = rows.mixed + DOGE_ATTENTION_ROWS * a->head_dim;
-    float *rounded = rows.k_rows + SCORE_KEYS * (a->head_dim + 1);
+    rows.channels = round_up(a->head_dim, 32);
+    rows.p = rows.q_columns + DOGE_ATTENTION_ROWS * rows.channels;
+    rows.mixed = rows.p + DOGE_ATTENTION_ROWS * round_up(longest, 16);
+    rows.k_rows = rows.mixed + DOGE_ATTENTION_ROWS * rows.channels;
+    float *rounded = rows.k_rows + DOGE_ATTENTION_ROWS * rows.channels / 2;
+    rows.entries = (uint32_t *)(rounded + DOGE_ATTENTION_ROWS * rows.channels / 2);
+    rows.longest = longest;
     for (int r = 0; r < rows.n; ++r) {
       const size_t query = (first + r) / a->n_heads, head = (first + r) % a->n_heads;
       take_q(rows, r, a->q + query * a->q_stride + head * a->head_dim, rounded);
       rows.o[r] = a->out + query * a->out_stride + head * a->head_dim;
     }
-    if (!rows.few) turn_q(rows);
+    lay_out_q(rows);
     for (size_t i = 0; i < a->n_tiles; ++i) attend_tile(rows, a->tile_begin[i], a->tile_begin[i + 1]);
 
     for (int r = 0; r < rows.n; ++r) {
@@ -220,6 +239,11 @@ template <class KV, class X> void attend(const DogeAttentionArgs *a) {
 
 template <class KV> void dynamic_mask_attention(const DogeAttentionArgs *a) { attend<KV, float>(a); }
 
-void dynamic_mask_attention_bf16(const DogeAttentionArgs *a) { attend<Bf16, Bf16>(a); }
+void dynamic_mask_attention_bf16(const DogeAttentionArgs *a) {
+  attend<Bf16, Bf16>(a);
+#ifdef __AMX_BF16__
+  _tile_release();
+#endif
+}
 
 } // namespace

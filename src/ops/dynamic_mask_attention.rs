@@ -187,7 +187,8 @@ impl Cpu {
 
 /// DOGE_ATTENTION_SCRATCH of the contract: a macro with arguments is the one thing bindgen leaves out.
 const fn attention_scratch(tile: usize, head_dim: usize) -> usize {
-    ROWS.saturating_mul(tile.saturating_add(head_dim.saturating_mul(3)).saturating_add(4))
+    let of_rows = ROWS.saturating_mul(tile.saturating_add(head_dim.saturating_mul(3)).saturating_add(112));
+    of_rows.saturating_add(tile.saturating_mul(2))
 }
 
 /// Everything the kernel takes for granted of a key list.

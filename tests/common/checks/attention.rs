@@ -121,6 +121,29 @@ impl Inputs {
         self.shape.mask_heads * self.shape.heads_per_mask * self.shape.head_dim
     }
 
+    /// As in a prompt: the last keys are those of the queries themselves, and each query sees what came before.
+    pub fn in_sequence(&mut self) {
+        let AttentionShape { n_queries, place0, .. } = self.shape;
+        for head in &mut self.heads {
+            let n = head.row.get().len();
+            let from: Vec<u32> = (0..n).map(|t| (place0 as usize + t + n_queries).saturating_sub(n) as u32).collect();
+            head.seen = Some((Guarded::new(&from), Guarded::new(&vec![u32::MAX; n])));
+        }
+    }
+
+    /// Fills the rows of key `t` with what is no number, or infinite.
+    pub fn spoil(&mut self, t: usize, with: f32) {
+        for head in &mut self.heads {
+            let (dtype, rows, head_dim) = head.shape;
+            let (mut k, mut v) = (head.k.get().to_vec(), head.v.get().to_vec());
+            let wrong = not_clamped(dtype, with).repeat(head_dim);
+            let at = head.row.get()[t] as usize * v.len() / rows;
+            v[at..at + wrong.len()].copy_from_slice(&wrong);
+            k[at..at + wrong.len()].copy_from_slice(&wrong);
+            (head.k, head.v) = (GuardedBytes::new(&k, 0), GuardedBytes::new(&v, 0));
+        }
+    }
+
     /// One query of the block alone, at its own place; with `only_seen` the keys it does not see are taken out of the list.
     pub fn query(&self, query: usize, only_seen: bool) -> Inputs {
         let place = self.shape.place0 + query as u32;
@@ -133,6 +156,15 @@ impl Inputs {
         let tile = self.heads.iter().flat_map(|h| h.tile_begin.get().windows(2)).map(|w| w[1] - w[0]).max().unwrap_or(0);
         let mut scratch = vec![f32::NAN; cpu.attention_scratch(tile as usize, self.shape.head_dim)];
         cpu.dynamic_mask_attention(out, self.q.get(), |m| self.heads[m].borrow(), self.shape, &mut scratch)
+    }
+}
+
+/// `stored` clamps to finite numbers.
+fn not_clamped(dtype: Dtype, x: f32) -> Vec<u8> {
+    match dtype {
+        Dtype::Bf16 => half::bf16::from_f32(x).to_le_bytes().to_vec(),
+        Dtype::F16 => half::f16::from_f32(x).to_le_bytes().to_vec(),
+        _ => x.to_le_bytes().to_vec(),
     }
 }
 
