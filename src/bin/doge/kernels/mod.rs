@@ -54,7 +54,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// reading; what is also written may pass it, as caches and memory do both at once. Lists are separated by commas; every
 /// combination is a row.
 ///
-/// Without -o, --op, --dtype, --shape and --preset: every kernel at its main shape, in some minutes. --preset NAME or
+/// Without -o, --op, --dtype, --shape and --preset: every kernel at its main shape, in some ten minutes. --preset NAME or
 /// --op NAME gives all shapes, --isa all every level.
 #[derive(Args, Debug)]
 pub struct KernelsArgs {
