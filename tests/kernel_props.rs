@@ -52,9 +52,19 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
+/// The same, but all NaN are one.
+fn bits_of_numbers(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|&x| if x.is_nan() { f32::NAN } else { x }.to_bits()).collect()
+}
+
 /// Every level, alone and on three threads.
 fn cpus() -> Vec<Cpu> {
     common::cpus(1).into_iter().chain(common::cpus(3)).collect()
+}
+
+/// Each of them with activations in f32, and in bf16.
+fn cpus_of_each_form() -> impl Iterator<Item = Cpu> {
+    cpus().into_iter().flat_map(|cpu| [Activations::F32, Activations::Bf16].map(|form| cpu.clone().with_activations(form)))
 }
 
 /// The rows of a GEMM with those of its GEMVs, and with the GEMM of the outputs between a and b.
@@ -106,14 +116,13 @@ fn integer_rows_that_are_not_finite_equal_gemv() {
             row[r * 7 % n] = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN][r / 3 % 3];
         }
         let weight = Matrix::with_layout(dtype, linear_layout(dtype), outputs, n, &weight).unwrap();
-        let bits = |x: &[f32]| bits(&x.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }).collect::<Vec<_>>());
         for cpu in cpus() {
             let mut all = vec![0.0; rows * outputs];
             linear::call(&cpu, &mut all, weight, &x, None).unwrap();
             for (x, of_all) in x.chunks_exact(n).zip(all.chunks_exact(outputs)) {
                 let mut alone = vec![0.0; outputs];
                 linear::call(&cpu, &mut alone, weight, x, None).unwrap();
-                assert_eq!(bits(of_all), bits(&alone), "{} {dtype}", cpu.kernels().isa());
+                assert_eq!(bits_of_numbers(of_all), bits_of_numbers(&alone), "{} {dtype}", cpu.kernels().isa());
             }
         }
     }
@@ -122,7 +131,6 @@ fn integer_rows_that_are_not_finite_equal_gemv() {
 /// A key that is not finite reaches the queries that see it, and no others.
 #[test]
 fn keys_that_are_not_finite_reach_those_alone_that_see_them() {
-    let bits = |x: &[f32]| bits(&x.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }).collect::<Vec<_>>());
     for (dtype, seed) in Dtype::FLOATS.into_iter().flat_map(|dtype| (1..12).map(move |seed| (dtype, seed))) {
         let case = Case { n: 40 + seed as usize, rows: 18, out: 33, fill: Fill::Uniform, offset: 0, seed };
         let mut inputs = attention::Inputs::new(dtype, &case);
@@ -131,16 +139,14 @@ fn keys_that_are_not_finite_reach_those_alone_that_see_them() {
         }
         inputs.spoil(case.n - 9, [f32::INFINITY, f32::NEG_INFINITY, f32::NAN][seed as usize / 3 % 3]);
         let row = inputs.row();
-        for cpu in cpus()
-            .into_iter()
-            .flat_map(|cpu| [Activations::F32, Activations::Bf16].map(|form| cpu.clone().with_activations(form)))
-        {
+        for cpu in cpus_of_each_form() {
             let mut block = vec![0.0; case.rows * row];
             inputs.call(&cpu, &mut block).unwrap();
             for (query, of_block) in block.chunks_exact(row).enumerate() {
                 let mut out = vec![0.0; row];
                 inputs.query(query, true).call(&cpu, &mut out).unwrap();
-                assert_eq!(bits(of_block), bits(&out), "{} {dtype} query {query} of seed {seed}", cpu.kernels().isa());
+                let isa = cpu.kernels().isa();
+                assert_eq!(bits_of_numbers(of_block), bits_of_numbers(&out), "{isa} {dtype} query {query} of seed {seed}");
             }
         }
     }
@@ -199,7 +205,7 @@ proptest! {
     fn attention_does_not_depend_on_the_block_or_on_unseen_keys(case in shapes(0..120), dtype in prop::sample::select(&Dtype::FLOATS)) {
         let inputs = attention::Inputs::new(dtype, &case);
         let row = inputs.row();
-        for cpu in cpus().into_iter().flat_map(|cpu| [Activations::F32, Activations::Bf16].map(|form| cpu.clone().with_activations(form))) {
+        for cpu in cpus_of_each_form() {
             let mut block = vec![0.0; case.rows * row];
             inputs.call(&cpu, &mut block).unwrap();
             for query in 0..case.rows {

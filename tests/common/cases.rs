@@ -119,6 +119,16 @@ pub fn stored(dtype: Dtype, layout: Layout, shape: [usize; 2], values: &[f32]) -
     }
 }
 
+/// A number in a float format, where `stored` would clamp it to a finite one.
+pub fn not_clamped(dtype: Dtype, x: f32) -> Option<Vec<u8>> {
+    match dtype {
+        Dtype::F32 => Some(x.to_le_bytes().to_vec()),
+        Dtype::Bf16 => Some(half::bf16::from_f32(x).to_le_bytes().to_vec()),
+        Dtype::F16 => Some(half::f16::from_f32(x).to_le_bytes().to_vec()),
+        _ => None,
+    }
+}
+
 /// The layout in which linear layers and embedding tables are read.
 pub fn linear_layout(dtype: Dtype) -> Layout {
     if dtype.is_int() {

@@ -13,7 +13,7 @@ use half::bf16;
 
 use super::{
     super::{
-        cases::{largest, stored, Case, Fill, Random},
+        cases::{largest, not_clamped, stored, Case, Fill, Random},
         close::{attention_budget, rounded_attention_budget, within, Worst},
         guarded::{Guarded, GuardedBytes, Painted},
     },
@@ -136,7 +136,7 @@ impl Inputs {
         for head in &mut self.heads {
             let (dtype, rows, head_dim) = head.shape;
             let (mut k, mut v) = (head.k.get().to_vec(), head.v.get().to_vec());
-            let wrong = not_clamped(dtype, with).repeat(head_dim);
+            let wrong = not_clamped(dtype, with).expect("a float format").repeat(head_dim);
             let at = head.row.get()[t] as usize * v.len() / rows;
             v[at..at + wrong.len()].copy_from_slice(&wrong);
             k[at..at + wrong.len()].copy_from_slice(&wrong);
@@ -156,15 +156,6 @@ impl Inputs {
         let tile = self.heads.iter().flat_map(|h| h.tile_begin.get().windows(2)).map(|w| w[1] - w[0]).max().unwrap_or(0);
         let mut scratch = vec![f32::NAN; cpu.attention_scratch(tile as usize, self.shape.head_dim)];
         cpu.dynamic_mask_attention(out, self.q.get(), |m| self.heads[m].borrow(), self.shape, &mut scratch)
-    }
-}
-
-/// `stored` clamps to finite numbers.
-fn not_clamped(dtype: Dtype, x: f32) -> Vec<u8> {
-    match dtype {
-        Dtype::Bf16 => half::bf16::from_f32(x).to_le_bytes().to_vec(),
-        Dtype::F16 => half::f16::from_f32(x).to_le_bytes().to_vec(),
-        _ => x.to_le_bytes().to_vec(),
     }
 }
 

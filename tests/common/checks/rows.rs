@@ -4,7 +4,7 @@ use doge_engine::{ops::Cpu, reference, Dtype, Matrix};
 
 use super::{
     super::{
-        cases::{lengths, linear_layout, stored, Case, Fill, Random},
+        cases::{lengths, linear_layout, not_clamped, stored, Case, Fill, Random},
         close::{exactly, within, Worst, EPS},
         guarded::{Guarded, GuardedBytes, Painted},
     },
@@ -31,7 +31,7 @@ pub fn embed(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
         *value = special;
     }
     let mut bytes = stored(dtype, linear_layout(dtype), [table_rows, n], &values);
-    if let (Fill::Extreme, Some(infinity), 1..) = (case.fill, infinity(dtype), n) {
+    if let (Fill::Extreme, Some(infinity), 1..) = (case.fill, not_clamped(dtype, f32::INFINITY), n) {
         bytes[..infinity.len()].copy_from_slice(&infinity);
     }
     let table = GuardedBytes::new(&bytes, case.offset);
@@ -47,16 +47,6 @@ pub fn embed(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
     let want: Vec<u32> = ids.get().iter().flat_map(|&id| &wide[id as usize * n..][..n]).map(|x| x.to_bits()).collect();
     let got: Vec<u32> = out.get().iter().map(|x| x.to_bits()).collect();
     answer.max(intact("out", &out)).max(exactly("bits of out", &got, &want))
-}
-
-/// `stored` clamps to finite numbers; a table may hold infinity all the same.
-fn infinity(dtype: Dtype) -> Option<Vec<u8>> {
-    match dtype {
-        Dtype::F32 => Some(f32::INFINITY.to_le_bytes().to_vec()),
-        Dtype::Bf16 => Some(half::bf16::INFINITY.to_le_bytes().to_vec()),
-        Dtype::F16 => Some(half::f16::INFINITY.to_le_bytes().to_vec()),
-        _ => None,
-    }
 }
 
 /// `n` pairs a head (head_dim = 2n), `out` heads, `rows` tokens.
