@@ -6,7 +6,7 @@
 // Another quarter goes into exp, the rest into what leads in and out of the registers: rounding and turning q, laying out v.
 #pragma once
 
-#include "amx.h"
+#include "linear_bf16_amx.inl" // how the registers are shaped
 
 #include "attention_rows_amx.inl"
 
@@ -22,7 +22,7 @@ inline void attend_together(Bf16Rows &rows, AmxEntries &list) {
   float maximum[DOGE_ATTENTION_ROWS], total[DOGE_ATTENTION_ROWS];
   F32V largest = splat(-INFINITY), sums = zero();
 
-  amx_configure_dots(n);
+  amx_configure_bf16(AMX_ROWS, (int)n);
   for (size_t i = 0; i < list.n;) {
     alignas(64) float dots[4 * AMX_ROWS * FEW_ROWS];
     AmxKeys k[4];
@@ -45,7 +45,7 @@ inline void attend_together(Bf16Rows &rows, AmxEntries &list) {
     }
   }
 
-  amx_configure_mix(n);
+  amx_configure_bf16((int)n, AMX_ROWS);
   for (size_t i = 0; i < list.n; i += MIX_STEPS * MIX_ENTRIES) {
     alignas(64) float p[MIX_STEPS][256];
     const size_t left = (list.n - i + MIX_ENTRIES - 1) / MIX_ENTRIES, some = left < MIX_STEPS ? left : MIX_STEPS;

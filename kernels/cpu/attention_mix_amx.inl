@@ -74,15 +74,15 @@ inline void amx_mix(const Bf16Rows &rows, const AmxEntries &list, const float *p
   }
   for (size_t s = 0; s < steps; ++s) {
     _tile_loadd(4, p + s * 256, LINE);
-    _tile_loadd(5, v[s][0], LINE);
-    _tile_dpbf16ps(0, 4, 5);
-    _tile_loadd(6, v[s][1], LINE);
-    _tile_dpbf16ps(1, 4, 6);
+    _tile_loadd(6, v[s][0], LINE);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, v[s][1], LINE);
+    _tile_dpbf16ps(1, 4, 7);
     if (NT == 2) continue;
-    _tile_loadd(7, v[s][NT - 2], LINE);
-    _tile_dpbf16ps(2, 4, 7);
-    _tile_loadd(5, v[s][NT - 1], LINE);
-    _tile_dpbf16ps(3, 4, 5);
+    _tile_loadd(6, v[s][NT - 2], LINE);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_loadd(7, v[s][NT - 1], LINE);
+    _tile_dpbf16ps(3, 4, 7);
   }
   _tile_stored(0, sums, stride);
   _tile_stored(1, sums + LANES, stride);

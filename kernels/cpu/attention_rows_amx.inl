@@ -53,17 +53,24 @@ inline bool all_finite(const Bf16 *v, size_t n) {
   return !wrong;
 }
 
+/// Do some rows see the i-th entry of the list and others not, so that these cannot go together?
+inline bool divides(const AmxEntries &list, const Bf16Rows &rows, size_t i) {
+  const uint32_t by = list.by[i], newcomer = i + 1 < list.n ? list.by[i + 1] & ~by : 0;
+  return by != list.rows && (newcomer || !all_finite(row_at(rows.v, rows.args, list.at[i]), rows.args->head_dim));
+}
+
 /// Keeps of the list's rows the first, and those that can be taken together with it.
 inline void part(AmxEntries &list, const Bf16Rows &rows, size_t begin, size_t end) {
   collect(list, rows, begin, end);
-  for (size_t i = 0; i < list.n && !list.uniform; ++i) {
-    const uint32_t by = list.by[i], newcomer = i + 1 < list.n ? list.by[i + 1] & ~by : 0;
-    if (by == list.rows) continue;
-    if (!newcomer && all_finite(row_at(rows.v, rows.args, list.at[i]), rows.args->head_dim)) continue;
-    const uint32_t lowest = list.rows & (0 - list.rows);
+  for (size_t i = 0; i < list.n && !list.uniform;) {
+    if (!divides(list, rows, i)) {
+      ++i;
+      continue;
+    }
+    const uint32_t by = list.by[i], lowest = list.rows & (0 - list.rows);
     list.rows &= by & lowest ? by : ~by;
     collect(list, rows, begin, end);
-    i = (size_t)-1; // from the beginning
+    i = 0;
   }
 }
 

@@ -26,21 +26,6 @@ inline AmxKeys copy_keys(const Bf16Rows &rows, const AmxEntries &list, size_t i,
   return {copies, stride};
 }
 
-/// 0 to 3 hold dots and 4 holds q, a column for each of n rows; 5 to 7 hold k.
-inline void amx_configure_dots(size_t n) {
-  AmxShapes shapes;
-  for (int i = 0; i < 5; ++i) shapes.row_bytes[i] = (uint16_t)(4 * n), shapes.rows[i] = AMX_ROWS;
-  for (int i = 5; i < 8; ++i) shapes.row_bytes[i] = LINE, shapes.rows[i] = AMX_ROWS;
-  amx_configure(shapes);
-}
-/// 0 to 3 hold sums and 4 holds p, a row for each of n rows; 5 to 7 hold v.
-inline void amx_configure_mix(size_t n) {
-  AmxShapes shapes;
-  for (int i = 0; i < 5; ++i) shapes.row_bytes[i] = LINE, shapes.rows[i] = (uint8_t)n;
-  for (int i = 5; i < 8; ++i) shapes.row_bytes[i] = LINE, shapes.rows[i] = AMX_ROWS;
-  amx_configure(shapes);
-}
-
 /// dots [16 blocks][n] of 16 keys a block with the n rows whose q are there.
 inline void amx_dots(float *dots, const char *q, size_t n, const AmxKeys *k, size_t blocks, size_t steps) {
   _tile_zero(0);
@@ -48,18 +33,18 @@ inline void amx_dots(float *dots, const char *q, size_t n, const AmxKeys *k, siz
   _tile_zero(2);
   _tile_zero(3);
   for (size_t s = 0; s < steps; ++s) {
-    _tile_loadd(4, q + s * AMX_ROWS * 4 * n, 4 * n);
-    _tile_loadd(5, k[0].first + s * LINE, k[0].stride);
-    _tile_dpbf16ps(0, 5, 4);
+    _tile_loadd(6, q + s * AMX_ROWS * 4 * n, 4 * n);
+    _tile_loadd(4, k[0].first + s * LINE, k[0].stride);
+    _tile_dpbf16ps(0, 4, 6);
     if (blocks < 2) continue;
-    _tile_loadd(6, k[1].first + s * LINE, k[1].stride);
-    _tile_dpbf16ps(1, 6, 4);
+    _tile_loadd(5, k[1].first + s * LINE, k[1].stride);
+    _tile_dpbf16ps(1, 5, 6);
     if (blocks < 3) continue;
-    _tile_loadd(7, k[2].first + s * LINE, k[2].stride);
-    _tile_dpbf16ps(2, 7, 4);
+    _tile_loadd(4, k[2].first + s * LINE, k[2].stride);
+    _tile_dpbf16ps(2, 4, 6);
     if (blocks < 4) continue;
     _tile_loadd(5, k[3].first + s * LINE, k[3].stride);
-    _tile_dpbf16ps(3, 5, 4);
+    _tile_dpbf16ps(3, 5, 6);
   }
   _tile_stored(0, dots, 4 * n);
   if (blocks > 1) _tile_stored(1, dots + AMX_ROWS * n, 4 * n);
