@@ -135,7 +135,7 @@ impl Sequence {
         })
     }
 
-    /// Takes in `ids`, the first at `place`, block by block, and leaves the logits `[V]` after the last in `logits`. `place`
+    /// Takes in `ids`, the first at `place`, block by block, and leaves the logits after the last in `logits`, `[V]`. `place`
     /// moves on with each block that is through. The observer may cancel before each block; if it `watches`, it sees
     /// everything, the logits of every token among it. Room was reserved; ids are inside the vocabulary; `rope` is at the call.
     ///
@@ -146,7 +146,7 @@ impl Sequence {
         ids: &[u32],
         place: &mut usize,
         rope: &Rope,
-        logits: &mut Vec<f32>,
+        logits: &mut [f32],
         watches: bool,
         observer: &mut dyn Observer,
     ) -> Result<()> {
@@ -186,7 +186,7 @@ impl Sequence {
                 if !alone {
                     forward.head(row, s)?;
                 }
-                *logits = s.logits.read(1)?;
+                logits.copy_from_slice(&s.logits.read(1)?);
                 if first_non_finite(logits, vocab_size).is_some() {
                     return Err(Error::NonFinite { layer: None, step: first + row });
                 }

@@ -1,5 +1,7 @@
 //! The bed in which activations flow: every buffer of a block, made once.
 
+use std::ops::{Deref, DerefMut};
+
 use super::{config::Config, key_list::TILE, Checkpoint};
 use crate::{
     ops::{Activations, Cpu},
@@ -10,28 +12,28 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// The residual stream.
-    pub x: Vec<f32>, // [rows, H]
+    pub x: Buffer<f32>, // [rows, H]
     /// The normed stream, input of a projection.
-    pub h: Vec<f32>, // [rows, H]
+    pub h: Buffer<f32>, // [rows, H]
     /// What attention or MLP adds to the stream.
-    pub branch: Vec<f32>, // [rows, H]
-    pub q: Vec<f32>,         // [rows, nq, d]
-    pub k: Vec<f32>,         // [rows, nkv, d]
-    pub v: Vec<f32>,         // [rows, nkv, d]
-    pub mask: Vec<f32>,      // [rows, M]
-    pub attn: Vec<f32>,      // [rows, nq, d]
-    pub cos: Vec<f32>,       // [rows, d/2]
-    pub sin: Vec<f32>,       // [rows, d/2]
-    pub gate: Vec<f32>,      // [rows, I]
-    pub up: Vec<f32>,        // [rows, I]
-    pub router: Vec<f32>,    // [rows, 2K]
-    pub expert: Vec<u32>,    // [rows, k]
-    pub weight: Vec<f32>,    // [rows, k]
-    pub hit: Vec<f32>,       // [rows, k]
-    pub logits: Vec<f32>,    // [rows of logits, V]
-    pub attention: Vec<f32>, // as Cpu::attention_scratch says
-    pub routing: Vec<u64>,   // as Cpu::router_scratch says
-    pub prepared: Vec<u32>,  // as Cpu::prepared_words says
+    pub branch: Buffer<f32>, // [rows, H]
+    pub q: Buffer<f32>,         // [rows, nq, d]
+    pub k: Buffer<f32>,         // [rows, nkv, d]
+    pub v: Buffer<f32>,         // [rows, nkv, d]
+    pub mask: Buffer<f32>,      // [rows, M]
+    pub attn: Buffer<f32>,      // [rows, nq, d]
+    pub cos: Buffer<f32>,       // [rows, d/2]
+    pub sin: Buffer<f32>,       // [rows, d/2]
+    pub gate: Buffer<f32>,      // [rows, I]
+    pub up: Buffer<f32>,        // [rows, I]
+    pub router: Buffer<f32>,    // [rows, 2K]
+    pub expert: Buffer<u32>,    // [rows, k]
+    pub weight: Buffer<f32>,    // [rows, k]
+    pub hit: Buffer<f32>,       // [rows, k]
+    pub logits: Buffer<f32>,    // [rows of logits, V]
+    pub attention: Buffer<f32>, // as Cpu::attention_scratch says
+    pub routing: Buffer<u64>,   // as Cpu::router_scratch says
+    pub prepared: Buffer<u32>,  // as Cpu::prepared_words says
 }
 
 impl Scratch {
@@ -61,32 +63,108 @@ impl Scratch {
             (&mut self.weight, top),
             (&mut self.hit, top),
         ] {
-            grow(buffer, rows.saturating_mul(row))?;
+            buffer.grow(rows.saturating_mul(row))?;
         }
-        grow(&mut self.expert, rows.saturating_mul(top))?;
-        grow(&mut self.logits, logits.saturating_mul(config.vocab_size))?;
+        self.expert.grow(rows.saturating_mul(top))?;
+        self.logits.grow(logits.saturating_mul(config.vocab_size))?;
         // Some buffers have a part for each thread, and a block may run on more or on fewer threads than a token.
         for cpu in [cpu.for_rows(1), cpu.for_rows(rows)] {
             // A slot may have had a key more for every token of the block.
-            grow(&mut self.attention, cpu.attention_scratch(TILE + rows, head_dim))?;
+            self.attention.grow(cpu.attention_scratch(TILE + rows, head_dim))?;
             if config.is_moe {
-                grow(&mut self.routing, cpu.router_scratch(keys, top))?;
+                self.routing.grow(cpu.router_scratch(keys, top))?;
             }
         }
         let widest = match cpu.activations() {
             Activations::F32 => checkpoint.weights.widest_int_input,
             Activations::Bf16 => hidden_size.max(intermediate_size).max(config.q_rows()),
         };
-        grow(&mut self.prepared, cpu.prepared_words(rows, widest))
+        self.prepared.grow(cpu.prepared_words(rows, widest))
     }
 }
 
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> Result<()> {
-    let more = len.saturating_sub(buffer.len());
-    let bytes = len as u128 * size_of::<T>() as u128;
-    buffer.try_reserve_exact(more).map_err(|_| Error::OutOfMemory { bytes, what: "the activations of a session" })?;
-    if more > 0 {
-        buffer.resize(len, T::default());
+/// Zeroes, then what was written, from the begin of a cache line on. Rows of 64 bytes and multiples of it are then lines of their
+/// own: where the allocator put them, in the middle of lines, each register that a kernel loads comes from two of them, and AMX's,
+/// of 16 rows, from 32.
+#[derive(Debug)]
+pub struct Buffer<T> {
+    memory: Vec<T>,
+    begin: usize,
+    len: usize,
+}
+
+const LINE: usize = 64;
+
+impl<T> Default for Buffer<T> {
+    fn default() -> Self {
+        Buffer { memory: Vec::new(), begin: 0, len: 0 }
     }
-    Ok(())
+}
+
+impl<T: Copy + Default> Buffer<T> {
+    /// Makes room for at least `len`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; nothing has changed then.
+    pub fn grow(&mut self, len: usize) -> Result<()> {
+        if len <= self.len {
+            return Ok(());
+        }
+        let slack = LINE / size_of::<T>() - 1;
+        let bytes = len as u128 * size_of::<T>() as u128;
+        let mut memory = Vec::new();
+        memory
+            .try_reserve_exact(len.saturating_add(slack))
+            .map_err(|_| Error::OutOfMemory { bytes, what: "the activations of a session" })?;
+        memory.resize(len + slack, T::default());
+        let begin = memory.as_ptr().align_offset(LINE).min(slack);
+        memory[begin..begin + self.len].copy_from_slice(self);
+        *self = Buffer { memory, begin, len };
+        Ok(())
+    }
+}
+
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.memory[self.begin..self.begin + self.len]
+    }
+}
+
+impl<T> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.begin..self.begin + self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_begins_at_a_line_and_keeps_what_it_held() {
+        fn check<T: Copy + Default + PartialEq + std::fmt::Debug>(one: T) {
+            let mut buffer = Buffer::<T>::default();
+            for len in [1, 7, 16, 1000, 3, 70000] {
+                let before = buffer.to_vec();
+                buffer.grow(len).unwrap();
+                assert!(buffer.len() >= len && buffer.as_ptr().addr() % LINE == 0, "{len} at {:?}", buffer.as_ptr());
+                assert!(buffer.starts_with(&before) && buffer[before.len()..].iter().all(|&x| x == T::default()));
+                buffer[len - 1] = one;
+            }
+        }
+        check(1.0f32);
+        check(1u64);
+    }
+
+    #[test]
+    fn room_that_no_machine_has_is_an_error() {
+        let mut buffer = Buffer::<f32>::default();
+        buffer.grow(3).unwrap();
+        for len in [usize::MAX, usize::MAX / 8] {
+            assert!(matches!(buffer.grow(len), Err(Error::OutOfMemory { .. })));
+        }
+        assert_eq!(*buffer, [0.0; 3]);
+    }
 }

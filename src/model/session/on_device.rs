@@ -43,11 +43,14 @@ impl Session {
     /// A call that was checked. `watches`: the observer wants to see more than whether to cancel.
     pub(super) fn call_on_device(&mut self, ids: &[u32], watches: bool, observer: &mut dyn Observer) -> Result<()> {
         self.make_room(ids.len())?;
+        let vocab_size = self.model.checkpoint.config.vocab_size;
+        self.scratch.logits.grow(vocab_size)?;
         let (before, longest) = (self.tokens, self.rope.longest());
         self.has_logits = false;
         self.rope.begin_call(before + ids.len());
         let Some(sequence) = &mut self.sequence else { return Ok(()) };
-        let fed = sequence.feed(ids, &mut self.tokens, &self.rope, &mut self.scratch.logits, watches, observer);
+        let logits = &mut self.scratch.logits[..vocab_size];
+        let fed = sequence.feed(ids, &mut self.tokens, &self.rope, logits, watches, observer);
         if fed.is_err() && self.tokens == before {
             self.rope.recall(longest);
         }
