@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use super::{expect_len, input::Prepared, kernel, rows_of, share, Cpu, Input, SharedMut};
-use crate::{ffi, matrix_bytes, Dtype, Error, Layout, Matrix, Result};
+use crate::{ffi, matrix_bytes, Dtype, Error, Isa, Layout, Matrix, Result};
 
 /// One linear layer of several that read the same input.
 pub struct Projection<'a> {
@@ -90,7 +90,8 @@ impl Cpu {
         }
         // Many rows are cut into homes, and only the outputs of each into chunks: a weight is read once for each home, but x
         // and out stay where they are.
-        let homes = self.homes(all_rows);
+        let packs = matches!(x.prepared, Prepared::Rounded { .. }) && self.kernels.isa() == Isa::Amx;
+        let homes = if packs { self.homes_to_pack_for(all_rows) } else { self.homes(all_rows) };
         let cuts = Cuts { units, threads: self.threads() / homes, least: chunk_units };
         let chunks = cuts.count();
         self.pool.run_at_home(homes, chunks, move |home, chunk, _| {

@@ -132,6 +132,11 @@ impl Cpu {
         (rows / HOME_ROWS).clamp(1, self.threads())
     }
 
+    /// The same of linear layers whose kernel packs the weights anew for each home, with bf16 on AMX.
+    fn homes_to_pack_for(&self, rows: usize) -> usize {
+        (rows / PACKED_HOME_ROWS).clamp(1, self.threads())
+    }
+
     /// Runs `f(token, piece, thread)` for each piece of each token.
     fn over_tokens(&self, tokens: usize, pieces: usize, f: impl Fn(usize, usize, usize) + Sync) {
         let homes = self.homes(tokens);
@@ -169,6 +174,10 @@ fn share(of: Range<usize>, i: usize, parts: usize) -> Range<usize> {
 
 /// Rows of a block that are worth a home: each home reads all weights, and with these many that still is a matter of arithmetic.
 const HOME_ROWS: usize = 64;
+
+/// And of one for which weights are packed. With one home of 256 rows for two threads instead of two homes of 128, prompts of the 320M
+/// are 1.17 times as fast: packing is halved, and so is what is read of the weights.
+const PACKED_HOME_ROWS: usize = 256;
 
 /// Elementwise work below this many floats stays on the calling thread: its core's cache holds it, and to share it would cost as
 /// much as it saves. With as many, 64 rows of 1024, rms_norm takes 4.8 µs by one thread and 3.0 by two.
