@@ -101,6 +101,7 @@ impl<T> Default for Buffer<T> {
     }
 }
 
+#[expect(clippy::indexing_slicing, reason = "begin + len lies inside the memory")]
 impl<T: Copy + Default> Buffer<T> {
     /// Makes room for at least `len`.
     ///
@@ -124,6 +125,7 @@ impl<T: Copy + Default> Buffer<T> {
     }
 }
 
+#[expect(clippy::indexing_slicing, reason = "begin + len lies inside the memory")]
 impl<T> Deref for Buffer<T> {
     type Target = [T];
 
@@ -132,6 +134,7 @@ impl<T> Deref for Buffer<T> {
     }
 }
 
+#[expect(clippy::indexing_slicing, reason = "begin + len lies inside the memory")]
 impl<T> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.memory[self.begin..self.begin + self.len]
