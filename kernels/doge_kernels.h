@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { DOGE_ABI_VERSION = 4 };
+enum { DOGE_ABI_VERSION = 5 };
 
 /* Stored format of a weight. */
 typedef enum DogeDtype {
@@ -223,6 +223,14 @@ typedef struct DogeKernelTable {
   /* Linear layers of bf16 weights and a rounded x; one row of x, and many with the same bits. */
   void (*gemv_bf16)(float *out, const void *weight, const void *x, const float *bias, size_t cols, size_t begin, size_t end);
   void (*gemm_bf16)(const DogeGemmBf16Args *args);
+
+  /* Where registers multiply tiles of bf16 (AMX), linear layers of bf16 weights and an f32 x in three bf16 parts; elsewhere NULL,
+   * for gemv and gemm do better there. Each row of out is [3][n]: the parts add up to x, but for bits below 2^-126, which the
+   * instruction takes for 0. Of x that is not finite the first part is x, and the others are 0. x of gemv and gemm is
+   * [n_rows][3][cols]; a step takes its parts one after another. */
+  void (*split_row)(void *out, const float *x, size_t n);
+  void (*gemv_split)(float *out, const void *weight, const void *x, const float *bias, size_t cols, size_t begin, size_t end);
+  void (*gemm_split)(const DogeGemmBf16Args *args);
 
   /* One row of x, n floats, as a quantised row: DOGE_QUANTIZED_ROW(n) bytes, aligned to 4. */
   void (*quantize_row)(void *out, const float *x, size_t n);

@@ -56,6 +56,11 @@ impl Kernels {
         }
     }
 
+    /// Has it kernels for an f32 input in bf16 parts? Where registers multiply tiles of bf16, they are the fastest.
+    pub fn splits(self) -> bool {
+        self.table.split_row.is_some()
+    }
+
     /// The kernels of one level.
     ///
     /// # Errors

@@ -107,7 +107,7 @@ pub mod model;
     unsafe_code,
     clippy::indexing_slicing,
     clippy::expect_used,
-    reason = "calls kernels, after the checks; tables have no holes"
+    reason = "calls kernels, after the checks; what a table may lack is asked for first"
 )]
 pub mod ops;
 pub mod perplexity;

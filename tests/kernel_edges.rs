@@ -95,3 +95,24 @@ fn lengths_that_do_not_match_are_named() {
         }
     }
 }
+
+/// A level that has no kernels for an input in parts says so.
+#[test]
+fn an_input_of_another_level_is_refused_or_right() {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let (one, x) = (half::bf16::ONE.to_le_bytes(), [0.5; 2 * 40]);
+    let bytes = one.repeat(3 * 40);
+    let weight = Matrix::new(Dtype::Bf16, 3, 40, &bytes).unwrap();
+    for from in Kernels::available() {
+        for to in Kernels::available() {
+            let [from, to] = [from, to].map(|kernels| Cpu::new(kernels, pool.clone()));
+            let mut scratch = vec![0; from.prepared_words(2, 40)];
+            let input = from.prepare(&mut scratch, &x, [weight]).unwrap();
+            let mut out = [0.0; 2 * 3];
+            let result = to.linear(&mut out, weight, input, None);
+            assert_eq!(result.is_ok(), to.splits(Dtype::Bf16) || !from.splits(Dtype::Bf16));
+            assert!(result.is_err() || out == [20.0; 6], "{out:?}");
+            named(result);
+        }
+    }
+}

@@ -42,6 +42,15 @@ extern "C" const DogeKernelTable DOGE_TABLE = {
     /* round_row              */ round_row,
     /* gemv_bf16              */ gemv_bf16,
     /* gemm_bf16              */ gemm_bf16,
+#ifdef __AMX_BF16__
+    /* split_row              */ split_row,
+    /* gemv_split             */ gemv_split,
+    /* gemm_split             */ gemm_split,
+#else
+    /* split_row              */ nullptr,
+    /* gemv_split             */ nullptr,
+    /* gemm_split             */ nullptr,
+#endif
     /* quantize_row           */ quantize_row,
     /* gemv_int               */ {gemv_int<Int8>, gemv_int<Int4>},
     /* gemm_int               */ {gemm_int<Int8>, gemm_int<Int4>},

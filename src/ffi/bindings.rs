@@ -4,7 +4,7 @@
 
 pub const DOGE_CUDA_NEW: u32 = 2147483648;
 pub const DOGE_CUDA_NEVER: u32 = 4294967295;
-pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 4;
+pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 5;
 pub type _bindgen_ty_1 = ::core::ffi::c_uint;
 pub const DOGE_F32: DogeDtype = 0;
 pub const DOGE_BF16: DogeDtype = 1;
@@ -259,6 +259,19 @@ pub struct DogeKernelTable {
         ),
     >,
     pub gemm_bf16: ::core::option::Option<unsafe extern "C" fn(args: *const DogeGemmBf16Args)>,
+    pub split_row: ::core::option::Option<unsafe extern "C" fn(out: *mut ::core::ffi::c_void, x: *const f32, n: usize)>,
+    pub gemv_split: ::core::option::Option<
+        unsafe extern "C" fn(
+            out: *mut f32,
+            weight: *const ::core::ffi::c_void,
+            x: *const ::core::ffi::c_void,
+            bias: *const f32,
+            cols: usize,
+            begin: usize,
+            end: usize,
+        ),
+    >,
+    pub gemm_split: ::core::option::Option<unsafe extern "C" fn(args: *const DogeGemmBf16Args)>,
     pub quantize_row: ::core::option::Option<unsafe extern "C" fn(out: *mut ::core::ffi::c_void, x: *const f32, n: usize)>,
     pub gemv_int: [::core::option::Option<
         unsafe extern "C" fn(
@@ -319,7 +332,7 @@ pub struct DogeKernelTable {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeKernelTable"][::core::mem::size_of::<DogeKernelTable>() - 352usize];
+    ["Size of DogeKernelTable"][::core::mem::size_of::<DogeKernelTable>() - 376usize];
     ["Alignment of DogeKernelTable"][::core::mem::align_of::<DogeKernelTable>() - 8usize];
     ["Offset of field: DogeKernelTable::abi_version"][::core::mem::offset_of!(DogeKernelTable, abi_version) - 0usize];
     ["Offset of field: DogeKernelTable::lanes"][::core::mem::offset_of!(DogeKernelTable, lanes) - 4usize];
@@ -334,22 +347,25 @@ const _: () = {
     ["Offset of field: DogeKernelTable::round_row"][::core::mem::offset_of!(DogeKernelTable, round_row) - 128usize];
     ["Offset of field: DogeKernelTable::gemv_bf16"][::core::mem::offset_of!(DogeKernelTable, gemv_bf16) - 136usize];
     ["Offset of field: DogeKernelTable::gemm_bf16"][::core::mem::offset_of!(DogeKernelTable, gemm_bf16) - 144usize];
-    ["Offset of field: DogeKernelTable::quantize_row"][::core::mem::offset_of!(DogeKernelTable, quantize_row) - 152usize];
-    ["Offset of field: DogeKernelTable::gemv_int"][::core::mem::offset_of!(DogeKernelTable, gemv_int) - 160usize];
-    ["Offset of field: DogeKernelTable::gemm_int"][::core::mem::offset_of!(DogeKernelTable, gemm_int) - 176usize];
-    ["Offset of field: DogeKernelTable::mask_score"][::core::mem::offset_of!(DogeKernelTable, mask_score) - 192usize];
+    ["Offset of field: DogeKernelTable::split_row"][::core::mem::offset_of!(DogeKernelTable, split_row) - 152usize];
+    ["Offset of field: DogeKernelTable::gemv_split"][::core::mem::offset_of!(DogeKernelTable, gemv_split) - 160usize];
+    ["Offset of field: DogeKernelTable::gemm_split"][::core::mem::offset_of!(DogeKernelTable, gemm_split) - 168usize];
+    ["Offset of field: DogeKernelTable::quantize_row"][::core::mem::offset_of!(DogeKernelTable, quantize_row) - 176usize];
+    ["Offset of field: DogeKernelTable::gemv_int"][::core::mem::offset_of!(DogeKernelTable, gemv_int) - 184usize];
+    ["Offset of field: DogeKernelTable::gemm_int"][::core::mem::offset_of!(DogeKernelTable, gemm_int) - 200usize];
+    ["Offset of field: DogeKernelTable::mask_score"][::core::mem::offset_of!(DogeKernelTable, mask_score) - 216usize];
     ["Offset of field: DogeKernelTable::dynamic_mask_attention"]
-        [::core::mem::offset_of!(DogeKernelTable, dynamic_mask_attention) - 200usize];
+        [::core::mem::offset_of!(DogeKernelTable, dynamic_mask_attention) - 224usize];
     ["Offset of field: DogeKernelTable::dynamic_mask_attention_bf16"]
-        [::core::mem::offset_of!(DogeKernelTable, dynamic_mask_attention_bf16) - 224usize];
-    ["Offset of field: DogeKernelTable::gated_activation"][::core::mem::offset_of!(DogeKernelTable, gated_activation) - 232usize];
+        [::core::mem::offset_of!(DogeKernelTable, dynamic_mask_attention_bf16) - 248usize];
+    ["Offset of field: DogeKernelTable::gated_activation"][::core::mem::offset_of!(DogeKernelTable, gated_activation) - 256usize];
     ["Offset of field: DogeKernelTable::product_key_router"]
-        [::core::mem::offset_of!(DogeKernelTable, product_key_router) - 240usize];
-    ["Offset of field: DogeKernelTable::expert_down"][::core::mem::offset_of!(DogeKernelTable, expert_down) - 248usize];
-    ["Offset of field: DogeKernelTable::expert_up"][::core::mem::offset_of!(DogeKernelTable, expert_up) - 288usize];
-    ["Offset of field: DogeKernelTable::argmax"][::core::mem::offset_of!(DogeKernelTable, argmax) - 328usize];
-    ["Offset of field: DogeKernelTable::read_words"][::core::mem::offset_of!(DogeKernelTable, read_words) - 336usize];
-    ["Offset of field: DogeKernelTable::peak"][::core::mem::offset_of!(DogeKernelTable, peak) - 344usize];
+        [::core::mem::offset_of!(DogeKernelTable, product_key_router) - 264usize];
+    ["Offset of field: DogeKernelTable::expert_down"][::core::mem::offset_of!(DogeKernelTable, expert_down) - 272usize];
+    ["Offset of field: DogeKernelTable::expert_up"][::core::mem::offset_of!(DogeKernelTable, expert_up) - 312usize];
+    ["Offset of field: DogeKernelTable::argmax"][::core::mem::offset_of!(DogeKernelTable, argmax) - 352usize];
+    ["Offset of field: DogeKernelTable::read_words"][::core::mem::offset_of!(DogeKernelTable, read_words) - 360usize];
+    ["Offset of field: DogeKernelTable::peak"][::core::mem::offset_of!(DogeKernelTable, peak) - 368usize];
 };
 unsafe extern "C" {
     pub static doge_kernels_scalar: DogeKernelTable;

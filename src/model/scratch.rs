@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use super::{config::Config, key_list::TILE, Checkpoint};
 use crate::{
     ops::{Activations, Cpu},
-    Error, Result,
+    Dtype, Error, Result,
 };
 
 /// Activations of a block of `rows` tokens. H, I, V, d, nq, nkv, M, K, k as in the spec.
@@ -76,8 +76,8 @@ impl Scratch {
             }
         }
         let widest = match cpu.activations() {
-            Activations::F32 => checkpoint.weights.widest_int_input,
-            Activations::Bf16 => hidden_size.max(intermediate_size).max(config.q_rows()),
+            Activations::F32 if !cpu.splits(Dtype::Bf16) => checkpoint.weights.widest_int_input,
+            Activations::F32 | Activations::Bf16 => hidden_size.max(intermediate_size).max(config.q_rows()),
         };
         self.prepared.grow(cpu.prepared_words(rows, widest))
     }

@@ -23,6 +23,11 @@ pub(super) enum Prepared<'a> {
         rows: &'a [u32],
         cols: usize,
     },
+    /// Into bf16 parts that add up to them, for bf16 weights.
+    Split {
+        rows: &'a [u32],
+        cols: usize,
+    },
 }
 
 impl<'a> From<&'a [f32]> for Input<'a> {
@@ -45,6 +50,7 @@ impl Input<'_> {
                 (rows, cols, quantized_row_words(cols).saturating_mul(4))
             }
             Prepared::Rounded { rows, cols } if weight.dtype() == Dtype::Bf16 => (rows, cols, cols.saturating_mul(2)),
+            Prepared::Split { rows, cols } if weight.dtype() == Dtype::Bf16 => (rows, cols, cols.saturating_mul(2 * SPLIT_PARTS)),
             _ if weight.dtype().is_int() => {
                 let why = format!("is not quantised, which {} weights need: see Cpu::prepare", weight.dtype());
                 return Err(Error::BadArgument { what: "linear: x", why });
@@ -64,20 +70,29 @@ const fn quantized_row_words(cols: usize) -> usize {
     cols.div_ceil(2 * ffi::DOGE_GROUP as usize) * 20
 }
 
+/// Parts of a row that is split.
+pub const SPLIT_PARTS: usize = 3;
+
 impl Cpu {
+    /// Does [`Cpu::prepare`] split the input of layers that all have such weights into [`SPLIT_PARTS`] bf16 parts?
+    pub fn splits(&self, dtype: Dtype) -> bool {
+        dtype == Dtype::Bf16 && self.activations() == Activations::F32 && self.kernels.splits()
+    }
+
     /// 4-byte words of scratch that [`Cpu::prepare`] needs for `rows` rows.
     pub fn prepared_words(&self, rows: usize, cols: usize) -> usize {
-        let rounded = match self.activations() {
+        let parts = match self.activations() {
+            Activations::F32 if self.kernels.splits() => SPLIT_PARTS,
             Activations::F32 => 0,
-            Activations::Bf16 => cols.div_ceil(2),
+            Activations::Bf16 => 1,
         };
-        rows.saturating_mul(quantized_row_words(cols).max(rounded))
+        rows.saturating_mul(quantized_row_words(cols).max(cols.saturating_mul(parts).div_ceil(2)))
     }
 
     /// Makes `x`, `[rows, in_features]`, the input of linear layers with these weights, once for all of them: rows are
-    /// quantised to int8 with a scale for each 32 columns, if a weight is of an integer format, or rounded to bf16, if all
-    /// weights are bf16 and [`Activations::Bf16`] was chosen. `scratch` holds [`Cpu::prepared_words`] then; otherwise it
-    /// is not touched.
+    /// quantised to int8 with a scale for each 32 columns, if a weight is of an integer format; if all weights are bf16, they are
+    /// rounded to bf16, where [`Activations::Bf16`] was chosen, or split into bf16 parts that add up to them, where the level's
+    /// kernels are fastest so ([`Cpu::splits`]). `scratch` holds [`Cpu::prepared_words`] then; otherwise it is not touched.
     ///
     /// # Errors
     /// [`Error::BadArgument`] for a wrong length or weights of different `in_features`.
@@ -90,9 +105,10 @@ impl Cpu {
         let Some(form) = self.form(scratch.len(), x, &weights)? else { return Ok(x.into()) };
         let cols = form.cols;
         // Bytes from row to row.
-        let (row_kernel, stride) = match form.is_int {
-            true => (kernel!(self.quantize_row), quantized_row_words(cols).saturating_mul(4)),
-            false => (kernel!(self.round_row), cols.saturating_mul(2)),
+        let (row_kernel, stride) = match form.kind {
+            Kind::Quantized => (kernel!(self.quantize_row), quantized_row_words(cols).saturating_mul(4)),
+            Kind::Rounded => (kernel!(self.round_row), cols.saturating_mul(2)),
+            Kind::Split => (kernel!(self.split_row), cols.saturating_mul(2 * SPLIT_PARTS)),
         };
         let out = SharedMut::new(&mut scratch[..form.words]);
         self.over_rows(form.rows, cols, |begin, end| {
@@ -115,9 +131,18 @@ impl Cpu {
 
     /// In which form these weights want `x`, if not as it is; checks the lengths.
     fn form(&self, scratch: usize, x: &[f32], weights: &[Matrix<'_>]) -> Result<Option<Form>> {
-        let is_int = weights.iter().any(|weight| weight.dtype().is_int());
-        let rounded = self.activations() == Activations::Bf16 && weights.iter().all(|weight| weight.dtype() == Dtype::Bf16);
-        let Some(cols) = weights.first().map(Matrix::cols).filter(|_| is_int || rounded) else { return Ok(None) };
+        let Some(cols) = weights.first().map(Matrix::cols) else { return Ok(None) };
+        let kind = if weights.iter().any(|weight| weight.dtype().is_int()) {
+            Kind::Quantized
+        } else if weights.iter().any(|weight| weight.dtype() != Dtype::Bf16) {
+            return Ok(None);
+        } else if self.activations() == Activations::Bf16 {
+            Kind::Rounded
+        } else if self.splits(Dtype::Bf16) {
+            Kind::Split
+        } else {
+            return Ok(None);
+        };
         for weight in weights {
             expect_len("prepare: in_features", weight.cols(), cols)?;
         }
@@ -125,23 +150,34 @@ impl Cpu {
         if scratch < words {
             return Err(Error::BadArgument { what: "prepare: scratch", why: format!("holds less than {words} words") });
         }
-        Ok(Some(Form { is_int, rows, cols, words }))
+        Ok(Some(Form { kind, rows, cols, words }))
     }
 }
 
-/// A form of x that is not f32: int8 or bf16.
+/// A form of x that is not f32.
 struct Form {
-    is_int: bool,
+    kind: Kind,
     rows: usize,
     cols: usize,
     /// Of scratch.
     words: usize,
 }
 
+#[derive(Clone, Copy)]
+enum Kind {
+    Quantized,
+    Rounded,
+    Split,
+}
+
 impl Form {
     fn input<'a>(&self, scratch: &'a [u32], x: &'a [f32]) -> Input<'a> {
         let (rows, cols) = (&scratch[..self.words], self.cols);
-        let prepared = if self.is_int { Prepared::Quantized { rows, cols } } else { Prepared::Rounded { rows, cols } };
+        let prepared = match self.kind {
+            Kind::Quantized => Prepared::Quantized { rows, cols },
+            Kind::Rounded => Prepared::Rounded { rows, cols },
+            Kind::Split => Prepared::Split { rows, cols },
+        };
         Input { x, prepared }
     }
 }

@@ -34,7 +34,7 @@ mod rope;
 use std::{ops::Range, sync::Arc};
 
 pub use dynamic_mask_attention::{AttentionHead, AttentionShape};
-pub use input::Input;
+pub use input::{Input, SPLIT_PARTS};
 pub use linear::Projection;
 pub use product_key_router::Routing;
 pub use roof::{PeakKind, PeakRun, Streams};
@@ -55,7 +55,8 @@ pub struct Cpu {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Activations {
-    /// f32: closest to the truth, and what golden data is held to.
+    /// f32: closest to the truth, and what golden data is held to. On AMX bf16 weights meet it in three bf16 parts, which add up to
+    /// it: no bit is lost.
     #[default]
     F32,
     /// Rounded to bf16, as transformers and others do in bf16: twice as fast in a prompt where the CPU has a bf16 dot
@@ -129,12 +130,12 @@ impl Cpu {
     /// Into how many parts a block of `rows` tokens is cut, so that each is the home of a thread, or of several. They are
     /// the same parts in every operation: a core finds in its own cache what it wrote.
     fn homes(&self, rows: usize) -> usize {
-        (rows / HOME_ROWS).clamp(1, self.threads())
+        self.homes_of(HOME_ROWS, rows)
     }
 
-    /// The same of linear layers whose kernel packs the weights anew for each home, with bf16 on AMX.
-    fn homes_to_pack_for(&self, rows: usize) -> usize {
-        (rows / PACKED_HOME_ROWS).clamp(1, self.threads())
+    /// The same with at least `least` rows in each, where there is more than one.
+    fn homes_of(&self, least: usize, rows: usize) -> usize {
+        (rows / least).clamp(1, self.threads())
     }
 
     /// Runs `f(token, piece, thread)` for each piece of each token.
@@ -175,10 +176,6 @@ fn share(of: Range<usize>, i: usize, parts: usize) -> Range<usize> {
 /// Rows of a block that are worth a home: each home reads all weights, and with these many that still is a matter of arithmetic.
 const HOME_ROWS: usize = 64;
 
-/// And of one for which weights are packed. With one home of 256 rows for two threads instead of two homes of 128, prompts of the 320M
-/// are 1.17 times as fast: packing is halved, and so is what is read of the weights.
-const PACKED_HOME_ROWS: usize = 256;
-
 /// Elementwise work below this many floats stays on the calling thread: its core's cache holds it, and to share it would cost as
 /// much as it saves. With as many, 64 rows of 1024, rms_norm takes 4.8 µs by one thread and 3.0 by two.
 pub const MIN_FLOATS: usize = 1 << 16;
@@ -206,10 +203,10 @@ impl<T> SharedMut<T> {
 /// an explicit hole.
 macro_rules! kernel {
     ($self:ident . $op:ident) => {
-        $self.kernels.table().$op.expect("a kernel table has no holes")
+        $self.kernels.table().$op.expect("a kernel of the table")
     };
     ($self:ident . $op:ident [$dtype:expr]) => {
-        $self.kernels.table().$op[$dtype as usize].expect("a kernel table has no holes")
+        $self.kernels.table().$op[$dtype as usize].expect("a kernel of the table")
     };
 }
 use kernel;

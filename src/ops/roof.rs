@@ -57,7 +57,7 @@ impl Cpu {
         PeakRun { instruction, operations: run.operations }
     }
 
-    /// What a matrix product with weights of this format multiplies.
+    /// What a matrix product with weights of this format multiplies, unless its input is split ([`Cpu::splits`]).
     pub fn peak_kind(&self, dtype: Dtype) -> PeakKind {
         match dtype {
             Dtype::Bf16 if self.activations == Activations::Bf16 => PeakKind::Bf16,

@@ -31,6 +31,13 @@ pub fn chain(n: usize, lanes: usize) -> f64 {
     (n.div_ceil(lanes) + 2 * lanes.ilog2() as usize + 2) as f64
 }
 
+/// The same where `n` products with an f32 in three bf16 parts are summed by registers that multiply tiles: the chain of 16 even
+/// or 16 odd columns, the sum of both, an addition for each part of each 32 columns, and the bias. The parts of a number have its
+/// sign, so that their magnitudes add up to its own.
+pub fn split_chain(n: usize) -> f64 {
+    (16 + 1 + 3 * n.div_ceil(32) + 1) as f64
+}
+
 /// The worst element of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Worst {

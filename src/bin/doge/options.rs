@@ -52,9 +52,9 @@ pub struct CpuOptions {
     /// ISA level of the kernels: scalar, avx2, avxvnni, avx512, avx512bf16, amx [default: DOGE_ISA, else the fastest that runs]
     #[arg(long, value_name = "LEVEL")]
     pub isa: Option<Isa>,
-    /// What bf16 weights are multiplied with: f32, or activations rounded to bf16, as other engines do it, which is faster
-    /// in a prompt where the CPU has a bf16 dot product (levels avx512bf16 and amx). Attention is rounded too, beside weights
-    /// of every format: with --kv-dtype bf16, and on a GPU that of a prompt
+    /// What bf16 weights are multiplied with: f32 (on level amx in bf16 parts that add up to it), or activations rounded to
+    /// bf16, as other engines do it, which is faster in a prompt where the CPU has a bf16 dot product (levels avx512bf16 and
+    /// amx). Attention is rounded too, beside weights of every format: with --kv-dtype bf16, and on a GPU that of a prompt
     #[arg(long, value_enum, default_value_t = ActivationsWord::F32)]
     pub activations: ActivationsWord,
     /// Threads; auto tries this model with fewer and fewer at the start, some tenths of a second, and takes the fewest that

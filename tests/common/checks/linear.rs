@@ -78,10 +78,18 @@ pub fn call(cpu: &Cpu, out: &mut [f32], weight: Matrix<'_>, x: &[f32], bias: Opt
     cpu.linear(out, weight, x, bias)
 }
 
-/// Runs a case. `reference(weight, x, bias)` gives every output, and the sum of the magnitudes of its terms; `budget` makes
+/// The door for weights in a float format, to the kernels that read x as it is.
+fn call_as_it_is(cpu: &Cpu, out: &mut [f32], weight: Matrix<'_>, x: &[f32], bias: Option<&[f32]>) -> doge_engine::Result<()> {
+    cpu.linear(out, weight, x, bias)
+}
+
+pub type Door = fn(&Cpu, &mut [f32], Matrix<'_>, &[f32], Option<&[f32]>) -> doge_engine::Result<()>;
+
+/// Runs a case through `door`. `reference(weight, x, bias)` gives every output, and the sum of the magnitudes of its terms; `budget` makes
 /// of that sum the error an output may have.
 pub fn held(
     cpu: &Cpu,
+    door: Door,
     dtype: Dtype,
     case: &Case,
     reference: impl Fn(Matrix<'_>, &[f32], Option<&[f32]>) -> (Vec<f64>, Vec<f64>),
@@ -95,7 +103,7 @@ pub fn held(
     let bias = bias.as_ref().map(Guarded::get);
     // A row of no elements cannot be told from no row.
     let mut out = Painted::<f32>::new(if n == 0 { 0 } else { rows * outputs });
-    let answer = accepted(call(cpu, out.get_mut(), weight, x.get(), bias));
+    let answer = accepted(door(cpu, out.get_mut(), weight, x.get(), bias));
     let (want, terms) = reference(weight, x.get(), bias);
     answer.max(intact("out", &out)).max(within("out", out.get(), &want, |i| budget(terms[i])))
 }
@@ -114,5 +122,5 @@ pub fn of_floats(weight: Matrix<'_>, x: &[f32], bias: Option<&[f32]>) -> (Vec<f6
 
 pub fn linear(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
     let c = chain(case.n, cpu.kernels().lanes());
-    held(cpu, dtype, case, of_floats, |terms| c * EPS * terms)
+    held(cpu, call_as_it_is, dtype, case, of_floats, |terms| c * EPS * terms)
 }

@@ -13,7 +13,7 @@ use super::{
         guarded::{Guarded, Painted},
     },
     accepted, intact,
-    linear::held,
+    linear::{call, held},
 };
 
 /// `n` columns, `rows` rows.
@@ -48,7 +48,8 @@ pub fn quantize_row(cpu: &Cpu, _: Dtype, case: &Case) -> Worst {
     let mut out = Painted::<u32>::new(if n == 0 { 0 } else { cpu.prepared_words(rows, n) });
     let answer = accepted(cpu.prepare(out.get_mut(), x.get(), [weight]).map(drop));
     let mut worst = answer.max(intact("out", &out));
-    for (x, got) in x.get().chunks_exact(n.max(1)).zip(out.get().chunks_exact(cpu.prepared_words(1, n).max(1))) {
+    let row_words = 20 * n.div_ceil(64).max(1); // there may be more of them, for another form of x
+    for (x, got) in x.get().chunks_exact(n.max(1)).zip(out.get().chunks_exact(row_words)) {
         worst = worst.max(same_row(x, got));
     }
     worst
@@ -86,5 +87,5 @@ pub fn linear(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
     // The integers are exact. Of each group the product of the scales and (without a fused multiply-add) that with the integer
     // are rounded, then the sum over the groups, one after another; then the bias.
     let c = (case.n.div_ceil(32) + 4) as f64;
-    held(cpu, dtype, case, of_quantized, |terms| c * EPS * terms)
+    held(cpu, call, dtype, case, of_quantized, |terms| c * EPS * terms)
 }

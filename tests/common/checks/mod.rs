@@ -74,6 +74,27 @@ pub const CHECKS: &[Check] = &[
         run: linear_bf16::linear,
     },
     Check {
+        op: "split_row",
+        dtypes: VECTORS,
+        class: Class::Elementwise,
+        cases: linear_bf16::round_cases,
+        run: linear_bf16::split_row,
+    },
+    Check {
+        op: "gemv_split",
+        dtypes: &[Dtype::Bf16],
+        class: Class::Reduction,
+        cases: linear::gemv_cases,
+        run: linear_bf16::split_linear,
+    },
+    Check {
+        op: "gemm_split",
+        dtypes: &[Dtype::Bf16],
+        class: Class::Reduction,
+        cases: linear::gemm_cases,
+        run: linear_bf16::split_linear,
+    },
+    Check {
         op: "quantize_row",
         dtypes: VECTORS,
         class: Class::Exact,

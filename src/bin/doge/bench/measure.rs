@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use doge_engine::{
     model::{Model, Session, SessionOptions},
-    ops::{Activations, Cpu},
+    ops::{Activations, Cpu, PeakKind, SPLIT_PARTS},
     roof::Roof,
     Dtype, Float, Result,
 };
@@ -70,7 +70,7 @@ impl Ran {
             Test::Prompt(n) => (cpu.for_rows(n).threads(), Limit::Arithmetic),
             Test::Generate(_) => (cpu.threads(), Limit::Reading),
         };
-        let instruction = roofs.arithmetic.peak_instruction(cpu.peak_kind(dtype));
+        let instruction = roofs.arithmetic.peak_instruction(products(cpu, dtype).0);
         Ran { form: cpu.activations(), instruction, isa: cpu.kernels().isa().name(), threads, limit }
     }
 
@@ -81,6 +81,14 @@ impl Ran {
         };
         Ran { form, instruction: "cuda", isa: "cuda", threads: 1, limit: Limit::Copy }
     }
+}
+
+/// What is multiplied with weights of this format, and how many of these products make one.
+fn products(cpu: &Cpu, dtype: Dtype) -> (PeakKind, f64) {
+    if cpu.splits(dtype) {
+        return (PeakKind::Bf16, SPLIT_PARTS as f64);
+    }
+    (cpu.peak_kind(dtype), 1.0)
 }
 
 /// What measures the limits.
@@ -187,7 +195,10 @@ impl Bench {
         let working_set = checkpoint.bytes_per_token() + filled.bytes_per_token();
         let measure_roof = || match ran.limit {
             Limit::Copy => copy_bandwidth(filled.model()),
-            Limit::Arithmetic => Ok(roofs.arithmetic.peak(cpu.peak_kind(dtype)).operations_per_second),
+            Limit::Arithmetic => {
+                let (kind, products) = products(cpu, dtype);
+                Ok(roofs.arithmetic.peak(kind).operations_per_second / products)
+            }
             Limit::Reading => Ok(roofs.reads.read_bandwidth(working_set)),
         };
         host::reset_peak_rss();

@@ -249,6 +249,9 @@ impl Bench for Level<'_> {
         let entry = &self.entries[entry];
         let (cpu, roofs) = if entry.alone { &mut self.alone } else { &mut self.all };
         let cpu = entry.cpu(cpu);
+        if !entry.runs_on(cpu.kernels()) {
+            return Ok(None);
+        }
         let mut store = Store::new(1);
         let mut job = entry.make(&mut store, &cpu)?;
         if plan.limit.is_none() {
@@ -272,7 +275,7 @@ impl Bench for Level<'_> {
             mode: plan.mode,
             threads: cpu.threads(),
             cost: entry.cost,
-            kind: cpu.peak_kind(entry.dtype),
+            kind: entry.peak_kind(&cpu),
             working_set: copies * store.bytes_of_a_copy(),
         };
         group(what, &mut InTurn { job, cpu, copies, next: 0 }, roofs, plan, counters).map(Some)

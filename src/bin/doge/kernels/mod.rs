@@ -126,6 +126,14 @@ pub fn run(args: &KernelsArgs) -> Result<ExitCode, Failure> {
             let entries = chosen(args, list::entries, |entry| entry)?;
             table.begin()?;
             for kernels in levels {
+                let absent = list::absent(&entries, kernels);
+                if !args.quiet && !absent.is_empty() {
+                    report::note(format_args!(
+                        "not on level {}, whose gemv and gemm are as fast: {}",
+                        kernels.isa(),
+                        absent.join(", ")
+                    ));
+                }
                 measure(args, &mut Level::new(&entries, kernels, threads)?, counters.as_mut().ok(), &mut table)?;
             }
         }

@@ -3,9 +3,9 @@
 
 use doge_engine::{
     matrix_bytes,
-    ops::{Activations, Cpu, MIN_FLOATS},
+    ops::{Activations, Cpu, MIN_FLOATS, SPLIT_PARTS},
     reference::{
-        close::{chain, exactly, within, Worst, EPS},
+        close::{chain, exactly, split_chain, within, Worst, EPS},
         embed::widen,
         linear::linear,
         quantized::{linear_int, quantize_row},
@@ -50,13 +50,15 @@ pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
         }
     }
     for rows in [1, SOME, BLOCK] {
-        for (op, dtype, activations) in
-            [("round_row", Dtype::Bf16, Activations::Bf16), ("quantize_row", Dtype::Int8, Activations::F32)]
-        {
-            let cost = Cost { bytes: rows * (4 * h + prepared_bytes(dtype, activations, h)), operations: 2 * rows * h };
-            let make = Box::new(move |store: &mut Store, cpu: &Cpu| Prepare::make(store, cpu, dtype, rows, h));
-            let entry = Entry::new(op, Dtype::F32, format!("{rows}x{h}"), cost, make);
-            out.push(Entry { activations, alone: rows * h < MIN_FLOATS, main: rows == 1, ..entry });
+        for (op, dtype, form) in [
+            ("round_row", Dtype::Bf16, Form::Rounded),
+            ("split_row", Dtype::Bf16, Form::Split),
+            ("quantize_row", Dtype::Int8, Form::Quantized),
+        ] {
+            let cost = Cost { bytes: rows * (4 * h + form.bytes(h)), operations: 2 * rows * h };
+            let make = Box::new(move |store: &mut Store, cpu: &Cpu| Prepare::make(store, cpu, form, dtype, rows, h));
+            let entry = form.of(Entry::new(op, Dtype::F32, format!("{rows}x{h}"), cost, make));
+            out.push(Entry { alone: rows * h < MIN_FLOATS, main: rows == 1, ..entry });
         }
         for dtype in Dtype::ALL {
             let cost = Cost { bytes: rows * (bytes(dtype, TILE, h) / TILE + 4 * h), operations: 0 };
@@ -67,52 +69,73 @@ pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
     }
 }
 
-/// The entries of weights of this format: bf16 weights meet x in two forms.
+/// The entries of weights of this format: bf16 weights meet x in three forms.
 fn products(dtype: Dtype, rows: usize, cols: usize, outputs: usize, main: bool) -> impl Iterator<Item = Entry> {
     let ops = match (dtype, rows) {
-        (Dtype::Bf16, 1) => vec![("gemv", Activations::F32), ("gemv_bf16", Activations::Bf16)],
-        (Dtype::Bf16, _) => vec![("gemm", Activations::F32), ("gemm_bf16", Activations::Bf16)],
-        (Dtype::Int8 | Dtype::Int4, 1) => vec![("gemv_int", Activations::F32)],
-        (Dtype::Int8 | Dtype::Int4, _) => vec![("gemm_int", Activations::F32)],
-        (_, 1) => vec![("gemv", Activations::F32)],
-        _ => vec![("gemm", Activations::F32)],
+        (Dtype::Bf16, 1) => vec![("gemv", Form::F32), ("gemv_bf16", Form::Rounded), ("gemv_split", Form::Split)],
+        (Dtype::Bf16, _) => vec![("gemm", Form::F32), ("gemm_bf16", Form::Rounded), ("gemm_split", Form::Split)],
+        (Dtype::Int8 | Dtype::Int4, 1) => vec![("gemv_int", Form::Quantized)],
+        (Dtype::Int8 | Dtype::Int4, _) => vec![("gemm_int", Form::Quantized)],
+        (_, 1) => vec![("gemv", Form::F32)],
+        _ => vec![("gemm", Form::F32)],
     };
-    ops.into_iter().map(move |(op, activations)| {
+    ops.into_iter().map(move |(op, form)| {
         let name = if rows == 1 { format!("{cols}x{outputs}") } else { format!("{rows}x{cols}x{outputs}") };
-        let x = rows * prepared_bytes(dtype, activations, cols);
-        let cost = Cost { bytes: bytes(dtype, outputs, cols) + x + 4 * rows * outputs, operations: 2 * rows * cols * outputs };
-        let make = Box::new(move |store: &mut Store, cpu: &Cpu| Linear::make(store, cpu, dtype, [rows, cols, outputs]));
-        Entry { activations, main, ..Entry::new(op, dtype, name, cost, make) }
+        let parts = if form == Form::Split { SPLIT_PARTS } else { 1 };
+        let cost = Cost {
+            bytes: bytes(dtype, outputs, cols) + rows * form.bytes(cols) + 4 * rows * outputs,
+            operations: 2 * parts * rows * cols * outputs,
+        };
+        let make = Box::new(move |store: &mut Store, cpu: &Cpu| Linear::make(store, cpu, form, dtype, [rows, cols, outputs]));
+        Entry { main, ..form.of(Entry::new(op, dtype, name, cost, make)) }
     })
 }
 
-/// Bytes of a row of x as the kernels of these weights read it.
-fn prepared_bytes(dtype: Dtype, activations: Activations, cols: usize) -> usize {
-    match (dtype, activations) {
-        (Dtype::Int8 | Dtype::Int4, _) => cols.div_ceil(64) * 80, // quants, a scale and an offset for each 32
-        (Dtype::Bf16, Activations::Bf16) => 2 * cols,
-        _ => 4 * cols,
+/// What kernels read of x.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    F32,
+    Rounded,
+    Split,
+    Quantized,
+}
+
+impl Form {
+    /// Bytes of a row.
+    fn bytes(self, cols: usize) -> usize {
+        match self {
+            Form::F32 => 4 * cols,
+            Form::Rounded => 2 * cols,
+            Form::Split => 2 * SPLIT_PARTS * cols,
+            Form::Quantized => cols.div_ceil(64) * 80, // quants, a scale and an offset for each 32
+        }
+    }
+
+    /// The entry of a kernel that reads it.
+    fn of(self, entry: Entry) -> Entry {
+        let activations = if self == Form::Rounded { Activations::Bf16 } else { Activations::F32 };
+        Entry { activations, splits: self == Form::Split, ..entry }
     }
 }
 
 struct Linear {
     weight: Weights,
     x: Copies<f32>,
-    /// x as the weights want it, if not as it is.
+    form: Form,
+    /// x in this form, if it is not x.
     prepared: Copies<u32>,
     out: Copies<f32>,
 }
 
 impl Linear {
-    fn make(store: &mut Store, cpu: &Cpu, dtype: Dtype, [rows, cols, outputs]: [usize; 3]) -> Result<Box<dyn Job>> {
+    fn make(store: &mut Store, cpu: &Cpu, form: Form, dtype: Dtype, [rows, cols, outputs]: [usize; 3]) -> Result<Box<dyn Job>> {
         let weight = store.weights(dtype, layout(dtype), outputs, cols)?;
-        let as_it_is = prepared_bytes(dtype, cpu.activations(), cols) == 4 * cols;
-        let words = if as_it_is { 0 } else { cpu.prepared_words(rows, cols) };
+        let words = if form == Form::F32 { 0 } else { cpu.prepared_words(rows, cols) };
         let (x, mut prepared) = (store.floats(rows * cols, -1.0, 1.0)?, store.zeros(words)?);
-        for copy in 0..store.copies() {
+        for copy in (0..store.copies()).filter(|_| form != Form::F32) {
             cpu.prepare(prepared.get_mut(copy), x.get(copy), [weight.get(copy)])?;
         }
-        Ok(Box::new(Linear { weight, x, prepared, out: store.zeros(rows * outputs)? }))
+        Ok(Box::new(Linear { weight, x, form, prepared, out: store.zeros(rows * outputs)? }))
     }
 
     /// The reference of one row and some outputs, and what each may be off.
@@ -124,13 +147,18 @@ impl Linear {
             let c = cols.div_ceil(32) as f64 + 4.0;
             return (want, terms.iter().map(|terms| c * EPS * terms).collect());
         }
-        let rounds = cpu.activations() == Activations::Bf16 && weight.dtype() == Dtype::Bf16;
+        let rounds = self.form == Form::Rounded;
         let x: Vec<f32> = x.iter().map(|&x| if rounds { bf16::from_f32(x).to_f32() } else { x }).collect();
         let wide = widen(weight);
         let terms = linear(&magnitudes(&wide), &f64s(&magnitudes(&x)), None, outputs);
-        // The dot instruction takes denormals for zero.
-        let flushed = if rounds { 2.0 * cols as f64 * f64::from(f32::MIN_POSITIVE) } else { 0.0 };
-        let budget = terms.iter().map(|terms| chain(cols, lanes) * EPS * terms + flushed).collect();
+        // The dot instruction takes denormals for zero. Of a split row it adds three times for 32 columns.
+        let (chain, flushed) = match self.form {
+            Form::F32 | Form::Quantized => (chain(cols, lanes), 0.0),
+            Form::Rounded => (chain(cols, lanes), 2.0),
+            Form::Split => (split_chain(cols), 6.0),
+        };
+        let flushed = flushed * cols as f64 * f64::from(f32::MIN_POSITIVE);
+        let budget = terms.iter().map(|terms| chain * EPS * terms + flushed).collect();
         (linear(&wide, &f64s(&x), None, outputs), budget)
     }
 }
@@ -138,7 +166,10 @@ impl Linear {
 impl Job for Linear {
     fn run(&mut self, cpu: &Cpu, copy: usize) -> Result<()> {
         let weight = self.weight.get(copy);
-        let x = cpu.prepared(self.prepared.get(copy), self.x.get(copy), [weight])?;
+        let x = match self.form {
+            Form::F32 => self.x.get(copy).into(),
+            _ => cpu.prepared(self.prepared.get(copy), self.x.get(copy), [weight])?,
+        };
         cpu.linear(self.out.get_mut(copy), weight, x, None)
     }
 
@@ -159,19 +190,20 @@ impl Job for Linear {
     }
 }
 
-/// round_row or quantize_row, as `Cpu::prepare` asks for them.
+/// round_row, split_row or quantize_row, as `Cpu::prepare` asks for them.
 struct Prepare {
     /// One row of weights for `Cpu::prepare` to see.
     weight: Weights,
     x: Copies<f32>,
+    form: Form,
     prepared: Copies<u32>,
 }
 
 impl Prepare {
-    fn make(store: &mut Store, cpu: &Cpu, dtype: Dtype, rows: usize, cols: usize) -> Result<Box<dyn Job>> {
+    fn make(store: &mut Store, cpu: &Cpu, form: Form, dtype: Dtype, rows: usize, cols: usize) -> Result<Box<dyn Job>> {
         let x = store.floats(rows * cols, -1.0, 1.0)?;
         let prepared = store.zeros(cpu.prepared_words(rows, cols))?;
-        Ok(Box::new(Prepare { weight: store.weights(dtype, layout(dtype), 1, cols)?, x, prepared }))
+        Ok(Box::new(Prepare { weight: store.weights(dtype, layout(dtype), 1, cols)?, x, form, prepared }))
     }
 }
 
@@ -187,7 +219,11 @@ impl Job for Prepare {
         let (cols, got) = (self.weight.get(0).cols(), self.prepared.get(0));
         let mut worst = Worst::default();
         for (r, x) in self.x.get(0).chunks_exact(cols).enumerate() {
-            if cpu.activations() == Activations::Bf16 {
+            if self.form == Form::Split {
+                let got: &[bf16] = &bytemuck::cast_slice(got)[r * SPLIT_PARTS * cols..][..SPLIT_PARTS * cols];
+                let sums: Vec<f32> = (0..cols).map(|c| got.iter().skip(c).step_by(cols).map(|x| x.to_f32()).sum()).collect();
+                worst = worst.max(exactly("sums of a split row", &sums, x));
+            } else if self.form == Form::Rounded {
                 let want: Vec<u16> = x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
                 let got: &[u16] = bytemuck::cast_slice(got);
                 worst = worst.max(exactly("rounded row", &got[r * cols..][..cols], &want));

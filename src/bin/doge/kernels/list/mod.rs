@@ -16,9 +16,9 @@ mod store;
 
 use doge_engine::{
     model::{family, Config, Variant},
-    ops::{Activations, Cpu},
+    ops::{Activations, Cpu, PeakKind},
     reference::close::Worst,
-    Dtype, Result,
+    Dtype, Kernels, Result,
 };
 
 pub use store::Store;
@@ -32,6 +32,8 @@ pub struct Entry {
     pub shape: String,
     /// What bf16 weights are multiplied with.
     pub activations: Activations,
+    /// Only for levels whose kernels take f32 in parts ([`Cpu::splits`]).
+    pub splits: bool,
     /// So small that its door keeps to the calling thread.
     pub alone: bool,
     /// Part of the short run.
@@ -62,7 +64,7 @@ pub trait Job {
 
 impl Entry {
     fn new(op: &'static str, dtype: Dtype, shape: String, cost: Cost, make: Make) -> Self {
-        Entry { op, dtype, shape, activations: Activations::F32, alone: false, main: true, cost, make }
+        Entry { op, dtype, shape, activations: Activations::F32, splits: false, alone: false, main: true, cost, make }
     }
 
     /// As criterion and reports name it.
@@ -73,6 +75,19 @@ impl Entry {
     /// `cpu` as this entry wants it.
     pub fn cpu(&self, cpu: &Cpu) -> Cpu {
         cpu.clone().with_activations(self.activations)
+    }
+
+    /// Has the level such a kernel?
+    pub fn runs_on(&self, kernels: Kernels) -> bool {
+        !self.splits || kernels.splits()
+    }
+
+    /// What it multiplies.
+    pub fn peak_kind(&self, cpu: &Cpu) -> PeakKind {
+        match self.dtype {
+            Dtype::Bf16 if self.splits => PeakKind::Bf16,
+            dtype => cpu.peak_kind(dtype),
+        }
     }
 
     /// Inputs for calls on `cpu`, with which they were made.
@@ -96,6 +111,9 @@ pub const KERNELS: &[(&str, &[&str])] = &[
     ("round_row", &["round_row"]),
     ("gemv_bf16", &["gemv_bf16"]),
     ("gemm_bf16", &["gemm_bf16"]),
+    ("split_row", &["split_row"]),
+    ("gemv_split", &["gemv_split"]),
+    ("gemm_split", &["gemm_split"]),
     ("quantize_row", &["quantize_row"]),
     ("gemv_int", &["gemv_int"]),
     ("gemm_int", &["gemm_int"]),
@@ -124,6 +142,13 @@ pub fn entries(preset: &str) -> Result<Vec<Entry>> {
     }
     entries.sort_by_key(|entry| KERNELS.iter().position(|(op, _)| *op == entry.op));
     Ok(entries)
+}
+
+/// The operations of these entries that a level has no kernels for.
+pub fn absent(entries: &[Entry], kernels: Kernels) -> Vec<&'static str> {
+    let mut absent: Vec<_> = entries.iter().filter(|entry| !entry.runs_on(kernels)).map(|entry| entry.op).collect();
+    absent.dedup();
+    absent
 }
 
 /// The sizes of a model by the letters of docs/model.md.

@@ -22,6 +22,7 @@ use small::{Argmax, Round, Score};
 pub const LEFT_OUT: &[(&str, &str)] = &[
     ("qk_norm", "part of rope"),
     ("rope", "its launch needs a sequence's tables"),
+    ("split_row, gemv_split and gemm_split", "f32 is multiplied as it is"),
     ("quantize_row", "whole numbers are widened instead"),
     ("product_key_router", "part of expert_mix"),
 ];
