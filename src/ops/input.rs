@@ -6,33 +6,50 @@ use crate::{ffi, Dtype, Error, Matrix, Result};
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     pub(super) x: &'a [f32],
-    pub(super) prepared: Prepared<'a>,
+    pub(super) prepared: Option<Prepared<'a>>,
 }
 
 /// The rows once more, for kernels that do not read f32. Rows of `cols` columns.
 #[derive(Clone, Copy)]
-pub(super) enum Prepared<'a> {
-    No,
+pub(super) struct Prepared<'a> {
+    pub(super) form: Form,
+    rows: &'a [u32],
+    cols: usize,
+}
+
+/// A form of x that is not f32.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
     /// To int8 with a scale for each group of columns, for integer weights.
-    Quantized {
-        rows: &'a [u32],
-        cols: usize,
-    },
+    Quantized,
     /// To bf16, for bf16 weights.
-    Rounded {
-        rows: &'a [u32],
-        cols: usize,
-    },
+    Rounded,
     /// Into bf16 parts that add up to them, for bf16 weights.
-    Split {
-        rows: &'a [u32],
-        cols: usize,
-    },
+    Split,
+}
+
+impl Form {
+    /// From row to row.
+    fn row_bytes(self, cols: usize) -> usize {
+        match self {
+            Form::Quantized => quantized_row_words(cols).saturating_mul(4),
+            Form::Rounded => cols.saturating_mul(2),
+            Form::Split => cols.saturating_mul(2 * SPLIT_PARTS),
+        }
+    }
+
+    /// Do kernels of such weights read it?
+    pub(super) fn is_for(self, dtype: Dtype) -> bool {
+        match self {
+            Form::Quantized => dtype.is_int(),
+            Form::Rounded | Form::Split => dtype == Dtype::Bf16,
+        }
+    }
 }
 
 impl<'a> From<&'a [f32]> for Input<'a> {
     fn from(x: &'a [f32]) -> Self {
-        Input { x, prepared: Prepared::No }
+        Input { x, prepared: None }
     }
 }
 
@@ -45,23 +62,18 @@ impl<'a> From<&'a Vec<f32>> for Input<'a> {
 impl Input<'_> {
     /// The rows as `weight`'s kernels read them, and the bytes from one to the next.
     pub(super) fn for_weight(&self, weight: &Matrix<'_>) -> Result<(*const u8, usize)> {
-        let (rows, cols, stride) = match self.prepared {
-            Prepared::Quantized { rows, cols } if weight.dtype().is_int() => {
-                (rows, cols, quantized_row_words(cols).saturating_mul(4))
-            }
-            Prepared::Rounded { rows, cols } if weight.dtype() == Dtype::Bf16 => (rows, cols, cols.saturating_mul(2)),
-            Prepared::Split { rows, cols } if weight.dtype() == Dtype::Bf16 => (rows, cols, cols.saturating_mul(2 * SPLIT_PARTS)),
-            _ if weight.dtype().is_int() => {
+        let Some(Prepared { form, rows, cols }) = self.prepared.filter(|prepared| prepared.form.is_for(weight.dtype())) else {
+            if weight.dtype().is_int() {
                 let why = format!("is not quantised, which {} weights need: see Cpu::prepare", weight.dtype());
                 return Err(Error::BadArgument { what: "linear: x", why });
             }
-            _ => return Ok((self.x.as_ptr().cast(), weight.cols().saturating_mul(size_of::<f32>()))),
+            return Ok((self.x.as_ptr().cast(), weight.cols().saturating_mul(size_of::<f32>())));
         };
         if cols != weight.cols() {
             let why = format!("was prepared in rows of {cols}, {} weights here want rows of {}", weight.dtype(), weight.cols());
             return Err(Error::BadArgument { what: "linear: x", why });
         }
-        Ok((rows.as_ptr().cast(), stride))
+        Ok((rows.as_ptr().cast(), form.row_bytes(cols)))
     }
 }
 
@@ -102,23 +114,22 @@ impl Cpu {
         x: &'a [f32],
         weights: [Matrix<'_>; N],
     ) -> Result<Input<'a>> {
-        let Some(form) = self.form(scratch.len(), x, &weights)? else { return Ok(x.into()) };
-        let cols = form.cols;
-        // Bytes from row to row.
-        let (row_kernel, stride) = match form.kind {
-            Kind::Quantized => (kernel!(self.quantize_row), quantized_row_words(cols).saturating_mul(4)),
-            Kind::Rounded => (kernel!(self.round_row), cols.saturating_mul(2)),
-            Kind::Split => (kernel!(self.split_row), cols.saturating_mul(2 * SPLIT_PARTS)),
+        let Some(Plan { form, rows, cols, words }) = self.plan(scratch.len(), x, &weights)? else { return Ok(x.into()) };
+        let row_kernel = match form {
+            Form::Quantized => kernel!(self.quantize_row),
+            Form::Rounded => kernel!(self.round_row),
+            Form::Split => kernel!(self.split_row),
         };
-        let out = SharedMut::new(&mut scratch[..form.words]);
-        self.over_rows(form.rows, cols, |begin, end| {
+        let stride = form.row_bytes(cols);
+        let out = SharedMut::new(&mut scratch[..words]);
+        self.over_rows(rows, cols, |begin, end| {
             for r in begin..end {
                 // SAFETY: row r of x has cols floats, row r of the scratch the bytes of such a row, aligned to 4 or to 2
-                // (`form`); pieces are disjoint rows.
+                // (`plan`); pieces are disjoint rows.
                 unsafe { row_kernel(out.ptr().cast::<u8>().add(r * stride).cast(), x.as_ptr().add(r * cols), cols) }
             }
         });
-        Ok(form.input(scratch, x))
+        Ok(Input { x, prepared: Some(Prepared { form, rows: &scratch[..words], cols }) })
     }
 
     /// What [`Cpu::prepare`] returned when it was called with this `x`, `scratch` and weights: nothing is computed again.
@@ -126,20 +137,22 @@ impl Cpu {
     /// # Errors
     /// As [`Cpu::prepare`].
     pub fn prepared<'a, const N: usize>(&self, scratch: &'a [u32], x: &'a [f32], weights: [Matrix<'_>; N]) -> Result<Input<'a>> {
-        Ok(self.form(scratch.len(), x, &weights)?.map_or(x.into(), |form| form.input(scratch, x)))
+        let plan = self.plan(scratch.len(), x, &weights)?;
+        let prepared = plan.map(|Plan { form, cols, words, .. }| Prepared { form, rows: &scratch[..words], cols });
+        Ok(Input { x, prepared })
     }
 
     /// In which form these weights want `x`, if not as it is; checks the lengths.
-    fn form(&self, scratch: usize, x: &[f32], weights: &[Matrix<'_>]) -> Result<Option<Form>> {
+    fn plan(&self, scratch: usize, x: &[f32], weights: &[Matrix<'_>]) -> Result<Option<Plan>> {
         let Some(cols) = weights.first().map(Matrix::cols) else { return Ok(None) };
-        let kind = if weights.iter().any(|weight| weight.dtype().is_int()) {
-            Kind::Quantized
+        let form = if weights.iter().any(|weight| weight.dtype().is_int()) {
+            Form::Quantized
         } else if weights.iter().any(|weight| weight.dtype() != Dtype::Bf16) {
             return Ok(None);
         } else if self.activations() == Activations::Bf16 {
-            Kind::Rounded
+            Form::Rounded
         } else if self.splits(Dtype::Bf16) {
-            Kind::Split
+            Form::Split
         } else {
             return Ok(None);
         };
@@ -150,34 +163,15 @@ impl Cpu {
         if scratch < words {
             return Err(Error::BadArgument { what: "prepare: scratch", why: format!("holds less than {words} words") });
         }
-        Ok(Some(Form { kind, rows, cols, words }))
+        Ok(Some(Plan { form, rows, cols, words }))
     }
 }
 
-/// A form of x that is not f32.
-struct Form {
-    kind: Kind,
+/// What [`Cpu::prepare`] is to make.
+struct Plan {
+    form: Form,
     rows: usize,
     cols: usize,
     /// Of scratch.
     words: usize,
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Quantized,
-    Rounded,
-    Split,
-}
-
-impl Form {
-    fn input<'a>(&self, scratch: &'a [u32], x: &'a [f32]) -> Input<'a> {
-        let (rows, cols) = (&scratch[..self.words], self.cols);
-        let prepared = match self.kind {
-            Kind::Quantized => Prepared::Quantized { rows, cols },
-            Kind::Rounded => Prepared::Rounded { rows, cols },
-            Kind::Split => Prepared::Split { rows, cols },
-        };
-        Input { x, prepared }
-    }
 }

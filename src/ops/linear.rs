@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use super::{expect_len, input::Prepared, kernel, rows_of, share, Cpu, Input, SharedMut};
+use super::{expect_len, input::Form, kernel, rows_of, share, Cpu, Input, SharedMut};
 use crate::{ffi, matrix_bytes, Dtype, Error, Isa, Layout, Matrix, Result};
 
 /// One linear layer of several that read the same input.
@@ -57,7 +57,8 @@ impl Cpu {
     /// As [`Cpu::linear`].
     pub fn projections<'x, const N: usize>(&self, projections: &mut [Projection<'_>; N], x: impl Into<Input<'x>>) -> Result<()> {
         let x = x.into();
-        if matches!(x.prepared, Prepared::Split { .. }) && !self.kernels.splits() {
+        let form = x.prepared.map(|prepared| prepared.form);
+        if form == Some(Form::Split) && !self.kernels.splits() {
             let why = format!("was prepared for another level than {}", self.kernels.isa());
             return Err(Error::BadArgument { what: "linear: x", why });
         }
@@ -76,15 +77,10 @@ impl Cpu {
                 return Err(Error::BadArgument { what: "linear: weight", why });
             }
             let unit_bytes = matrix_bytes(dtype, layout, UNIT, cols).unwrap_or(usize::MAX).max(1);
-            let bf16 = match x.prepared {
-                _ if dtype != Dtype::Bf16 => None,
-                Prepared::Rounded { .. } => Some(InBf16::Rounded),
-                Prepared::Split { .. } => Some(InBf16::Split),
-                Prepared::Quantized { .. } | Prepared::No => None,
-            };
+            let form = form.filter(|form| form.is_for(dtype));
             let chunk_bytes = match rows {
                 2.. if dtype.is_int() => CHUNK_INT_BLOCK_BYTES,
-                2.. if bf16.is_some() => CHUNK_BF16_BLOCK_BYTES,
+                2.. if form.is_some() => CHUNK_BF16_BLOCK_BYTES,
                 _ => CHUNK_BYTES,
             };
             chunk_units = chunk_units.max(chunk_bytes / unit_bytes);
@@ -94,7 +90,7 @@ impl Cpu {
                 weight: p.weight,
                 x: SharedMut(x_rows.cast_mut()),
                 x_stride,
-                bf16,
+                form,
                 bias: SharedMut(p.bias.map_or(std::ptr::null_mut(), |b| b.as_ptr().cast_mut())),
                 rows,
                 first_unit: units,
@@ -104,9 +100,9 @@ impl Cpu {
         }
         // Many rows are cut into homes, and only the outputs of each into chunks: a weight is read once for each home, but x
         // and out stay where they are.
-        let homes = match x.prepared {
-            Prepared::Rounded { .. } if self.kernels.isa() == Isa::Amx => self.homes_of(ROUNDED_HOME_ROWS, all_rows),
-            Prepared::Split { .. } => self.homes_of(SPLIT_HOME_ROWS, all_rows),
+        let homes = match form {
+            Some(Form::Rounded) if self.kernels.isa() == Isa::Amx => self.homes_of(ROUNDED_HOME_ROWS, all_rows),
+            Some(Form::Split) => self.homes_of(SPLIT_HOME_ROWS, all_rows),
             _ => self.homes(all_rows),
         };
         let cuts = Cuts { units, threads: self.threads() / homes, least: chunk_units };
@@ -139,20 +135,15 @@ impl Cpu {
         // disjoint outputs of disjoint rows.
         unsafe {
             match (int, rows.len()) {
-                (None, 1) if task.bf16.is_some() => {
-                    let gemv = match task.bf16 {
-                        Some(InBf16::Split) => kernel!(self.gemv_split),
-                        _ => kernel!(self.gemv_bf16),
-                    };
+                (None, 1) if task.form.is_some() => {
+                    let gemv = if task.form == Some(Form::Split) { kernel!(self.gemv_split) } else { kernel!(self.gemv_bf16) };
                     gemv(out, weight, x.cast(), bias, cols, begin, end)
                 }
-                (None, n_rows) if task.bf16.is_some() => {
+                (None, n_rows) if task.form.is_some() => {
                     let (x, out_stride) = (x.cast(), outputs);
                     let args = ffi::DogeGemmBf16Args { out, weight, x, bias, n_rows, cols, begin, end, out_stride };
-                    match task.bf16 {
-                        Some(InBf16::Split) => kernel!(self.gemm_split)(&args),
-                        _ => kernel!(self.gemm_bf16)(&args),
-                    }
+                    let gemm = if task.form == Some(Form::Split) { kernel!(self.gemm_split) } else { kernel!(self.gemm_bf16) };
+                    gemm(&args)
                 }
                 (None, 1) => kernel!(self.gemv[task.weight.dtype()])(out, weight, x.cast(), bias, cols, begin, end),
                 (None, n_rows) => {
@@ -171,12 +162,6 @@ impl Cpu {
     }
 }
 
-#[derive(Clone, Copy)]
-enum InBf16 {
-    Rounded,
-    Split,
-}
-
 /// A projection whose shapes are checked, ready to be shared among threads.
 struct Task<'a> {
     out: SharedMut<f32>,
@@ -184,8 +169,8 @@ struct Task<'a> {
     /// Only read: rows in the form of the weight's kernels, and the bytes from one to the next.
     x: SharedMut<u8>,
     x_stride: usize,
-    /// x is in bf16, and how.
-    bf16: Option<InBf16>,
+    /// Of x, if not f32.
+    form: Option<Form>,
     /// Only read; NULL if there is none.
     bias: SharedMut<f32>,
     rows: usize,
