@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { DOGE_ABI_VERSION = 5 };
+enum { DOGE_ABI_VERSION = 6 };
 
 /* Stored format of a weight. */
 typedef enum DogeDtype {
@@ -170,8 +170,8 @@ typedef struct DogeRouterArgs {
 } DogeRouterArgs;
 
 /* 16 bytes an entry: both sorted sides, and the pairs (a, b) of ranks with a*b <= n_top, which are fewer than
- * n_top * (1 + ln n_top) <= 32 * n_top for n_top < 2^44. */
-#define DOGE_ROUTER_SCRATCH(n_keys, n_top) (16 * (2 * (size_t)(n_keys) + 32 * (size_t)(n_top) + 32))
+ * n_top * (1 + ln n_top) <= 32 * n_top for n_top < 2^44; and what registers take too much. */
+#define DOGE_ROUTER_SCRATCH(n_keys, n_top) (16 * (2 * (size_t)(n_keys) + 32 * (size_t)(n_top) + 128))
 
 /* What is multiplied with what: the arithmetic a roof is measured for. */
 typedef enum DogePeakKind {

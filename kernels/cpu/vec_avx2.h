@@ -70,7 +70,8 @@ inline F32V first_of(PairV a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(a.
 inline F32V second_of(PairV a) { return {_mm256_castsi256_ps(_mm256_and_si256(a.v, _mm256_set1_epi32((int)0xffff0000)))}; }
 inline void store_pairs(float *p, PairV a) { _mm256_storeu_si256((__m256i *)p, a.v); }
 inline PairV load_pairs(const float *p) { return {_mm256_loadu_si256((const __m256i *)p)}; }
-inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+/// GCC takes loops and functions out that do nothing but _mm_prefetch.
+inline void prefetch(const void *p) { __asm__ volatile("prefetcht1 %0" ::"m"(*(const char *)p)); }
 
 inline F32V add(F32V a, F32V b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline F32V sub(F32V a, F32V b) { return {_mm256_sub_ps(a.v, b.v)}; }
@@ -96,6 +97,7 @@ inline MaskV lanes_of(uint32_t bits) {
 inline MaskV less(F32V a, F32V b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
 inline MaskV equal(F32V a, F32V b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 inline F32V select(MaskV m, F32V a, F32V b) { return {_mm256_blendv_ps(b.v, a.v, m.m)}; }
+inline F32V add_if(MaskV m, F32V a, F32V b) { return {_mm256_add_ps(a.v, _mm256_and_ps(b.v, m.m))}; }
 inline bool any(MaskV m) { return _mm256_movemask_ps(m.m) != 0; }
 
 inline F32V round_bf16(F32V a) {

@@ -4,6 +4,7 @@
 //   load_n, store_n   the first n elements, 1 <= n <= LANES; the other lanes are 0; nothing beyond is touched
 //   load_or           the other lanes are `other`
 //   max, min          a > b ? a : b and a < b ? a : b; so b where either is NaN
+//   add_if            a + b where m holds; elsewhere a, or +0 for -0
 //   times_pow2        a * 2^n, n whole, |n| <= 250, rounded once; overflows to infinity, underflows through the denormals
 //   load_pairs, dot_pairs   LANES pairs of bf16; c + the products of each pair, as the contract says of round_row's gemv
 //   splat_pair        a pair for all lanes
@@ -95,7 +96,8 @@ inline PairV pairs_of_n(const Bf16 *first_row, const Bf16 *second_row, size_t n)
 }
 inline void store_pairs(float *p, PairV a) { _mm512_storeu_si512(p, a.v); }
 inline PairV load_pairs(const float *p) { return {_mm512_loadu_si512(p)}; }
-inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+/// GCC takes loops and functions out that do nothing but _mm_prefetch.
+inline void prefetch(const void *p) { __asm__ volatile("prefetcht1 %0" ::"m"(*(const char *)p)); }
 
 inline F32V add(F32V a, F32V b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32V sub(F32V a, F32V b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -122,6 +124,7 @@ inline MaskV lanes_of(uint32_t bits) { return {(__mmask16)bits}; }
 inline MaskV less(F32V a, F32V b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 inline MaskV equal(F32V a, F32V b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 inline F32V select(MaskV m, F32V a, F32V b) { return {_mm512_mask_blend_ps(m.m, b.v, a.v)}; }
+inline F32V add_if(MaskV m, F32V a, F32V b) { return {_mm512_mask_add_ps(a.v, m.m, a.v, b.v)}; }
 inline bool any(MaskV m) { return m.m != 0; }
 
 inline F32V round_bf16(F32V a) {

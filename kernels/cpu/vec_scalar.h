@@ -88,6 +88,7 @@ inline MaskV lanes_of(uint32_t bits) { return {(bits & 1) != 0}; }
 inline MaskV less(F32V a, F32V b) { return {a.v < b.v}; }
 inline MaskV equal(F32V a, F32V b) { return {a.v == b.v}; }
 inline F32V select(MaskV m, F32V a, F32V b) { return m.m ? a : b; }
+inline F32V add_if(MaskV m, F32V a, F32V b) { return m.m ? F32V{a.v + b.v} : a; }
 inline bool any(MaskV m) { return m.m; }
 
 inline F32V round_bf16(F32V a) {

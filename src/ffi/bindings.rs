@@ -4,7 +4,7 @@
 
 pub const DOGE_CUDA_NEW: u32 = 2147483648;
 pub const DOGE_CUDA_NEVER: u32 = 4294967295;
-pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 5;
+pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 6;
 pub type _bindgen_ty_1 = ::core::ffi::c_uint;
 pub const DOGE_F32: DogeDtype = 0;
 pub const DOGE_BF16: DogeDtype = 1;

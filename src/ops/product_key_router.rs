@@ -88,5 +88,5 @@ impl Cpu {
 
 /// DOGE_ROUTER_SCRATCH of the contract, in 8-byte words: a macro with arguments is the one thing bindgen leaves out.
 const fn router_scratch_words(n_keys: usize, n_top: usize) -> usize {
-    4usize.saturating_mul(n_keys).saturating_add(64usize.saturating_mul(n_top)).saturating_add(64)
+    4usize.saturating_mul(n_keys).saturating_add(64usize.saturating_mul(n_top)).saturating_add(256)
 }

@@ -28,8 +28,10 @@ pub fn router_cases(lanes: usize) -> Vec<Case> {
             }
         }
     }
-    // The published models.
-    for (n, top) in [(32, 8), (32, 16), (64, 16), (64, 32), (96, 24), (96, 48), (128, 32), (128, 64)] {
+    // The published models, and more keys or experts than are chosen by rank.
+    for (n, top) in
+        [(32, 8), (32, 16), (64, 16), (64, 32), (96, 24), (96, 48), (128, 32), (128, 64), (40 * lanes, 64), (40, 40 * lanes)]
+    {
         for fill in [Fill::Uniform, Fill::Ties] {
             out.push(Case { n, rows: 3, out: top, fill, offset: 0, seed: 1 });
         }
