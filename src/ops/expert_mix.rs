@@ -1,9 +1,9 @@
 use super::{expect_layout, expect_len, kernel, rows_of, Cpu, SharedMut};
 use crate::{Activation, Error, Layout, Matrix, Result};
 
-/// Experts, and columns, of one piece of work in decode.
-const EXPERTS: usize = 4;
-const COLUMNS: usize = 128;
+/// Experts that a kernel takes at a time, and columns of a group of integer weights: pieces of work are multiples.
+const EXPERTS: usize = 8;
+const COLUMNS: usize = 32;
 
 impl Cpu {
     /// The routed experts (spec 4.6): `y[t] += Σ_e weight[t][e] · act(down_embed[expert[t][e]] · x[t]) · up_embed[expert[t][e]]`.
@@ -55,9 +55,12 @@ impl Cpu {
         let (down, up) = (kernel!(self.expert_down[down_embed.dtype()]), kernel!(self.expert_up[up_embed.dtype()]));
         let (down_embed, up_embed) = (down_embed.bytes(), up_embed.bytes());
         let (y, hit) = (SharedMut::new(y), SharedMut::new(hit));
-        // A prompt is shared out by tokens; a single token by experts, then by columns.
-        let (experts_step, columns_step) = if tokens == 1 { (EXPERTS, COLUMNS) } else { (n_top.max(1), cols.max(1)) };
-        self.over_tokens(tokens, n_top.div_ceil(experts_step), move |t, piece, _| {
+        // A prompt is shared out by tokens; a single token by experts, then by columns, a piece for each thread: what smaller ones
+        // would even out is less than what it costs to read less at a time.
+        let threads = if tokens == 1 { self.threads() } else { 1 };
+        let experts_step = n_top.div_ceil(threads).next_multiple_of(EXPERTS);
+        let columns_step = cols.div_ceil(threads).next_multiple_of(COLUMNS);
+        self.over_tokens(tokens, n_top.div_ceil(experts_step.max(1)), move |t, piece, _| {
             let begin = piece * experts_step;
             let (ids, end) = (&expert[t * n_top..][..n_top], (begin + experts_step).min(n_top));
             // SAFETY: every id is a row of down_embed, x[t] has cols floats, hit[t] and weight[t] n_top (checked);
@@ -67,7 +70,7 @@ impl Cpu {
                 down(hit, down_embed.as_ptr().cast(), ids.as_ptr(), weight, x, cols, begin, end, act as u32)
             }
         });
-        self.over_tokens(tokens, cols.div_ceil(columns_step), move |t, piece, _| {
+        self.over_tokens(tokens, cols.div_ceil(columns_step.max(1)), move |t, piece, _| {
             let begin = piece * columns_step;
             let (ids, end) = (&expert[t * n_top..][..n_top], (begin + columns_step).min(cols));
             // SAFETY: every id is a row of up_embed, y[t] has cols floats, hit[t] n_top (checked); pieces are disjoint
