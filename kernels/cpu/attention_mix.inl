@@ -59,6 +59,11 @@ inline void mix_tile(const AttentionRows<KV, X> &rows, const SeenEntries &seen, 
   };
   for (size_t i = 0; i < seen.n;) {
     for (; all_see(i); i += ENTRIES) {
+      if constexpr (few) {
+        const size_t later = seen.begin + seen.n + i;
+        for (size_t e = 0; c == 0 && e < ENTRIES; ++e)
+          if (later + e < rows.args->tile_begin[rows.args->n_tiles]) ask_for(rows.k, rows.args, later + e);
+      }
       V vs[NV];
       for (int j = 0; j < NV; ++j) {
         const size_t at = c + j * LANES;

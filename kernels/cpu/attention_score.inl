@@ -126,6 +126,7 @@ inline void score_few(const AttentionRows<KV, X> &rows, const SeenEntries &seen)
   float *p = rows.p + seen.place;
   for (size_t i = 0; i < n; ++i) {
     const KV *row = k[i];
+    ask_for(rows.v, rows.args, seen.begin + i);
     dot_tile<MR, 1>(p + i, stride, 0, rows.q, &row, head_dim);
   }
   const F32V scale = splat(rows.args->scale);
