@@ -32,6 +32,8 @@ fn every_kernel_is_close_to_the_reference() {
                 say!("{:10}  n.a.: {error}", isa.name());
                 if required.contains(&isa) {
                     failures.push(format!("{isa} is required (DOGE_REQUIRE_ISA) and did not run: {error}"));
+                } else if isa == Isa::Scalar {
+                    failures.push(format!("{isa} runs anywhere, and did not: {error}"));
                 }
                 continue;
             }
