@@ -22,8 +22,8 @@ use crate::{
 /// Length of a run, and how many there are after the warm-up.
 const RUN: Duration = Duration::from_millis(10);
 const RUNS: usize = 5;
-/// A larger working set is read no slower: it is far beyond any cache.
-const MAX_BUFFER: usize = 1 << 30;
+/// Bytes of the largest working set: a larger one is read no slower, for this one is far beyond any cache.
+pub const LARGEST: usize = 1 << 30;
 /// Bytes read between two looks at the clock, if not a little more.
 const PIECE: usize = 512 << 10;
 /// Rounds of a peak between two looks at the clock: some 10 µs.
@@ -45,12 +45,12 @@ pub struct Peak {
 }
 
 impl Roof {
-    /// With a buffer for working sets of up to `bytes` bytes, of which 1 GiB is enough.
+    /// With a buffer for working sets of up to `bytes` bytes, at most [`LARGEST`].
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn new(cpu: &Cpu, bytes: usize) -> Result<Self> {
-        let len = bytes.clamp(PIECE, MAX_BUFFER);
+        let len = bytes.clamp(PIECE, LARGEST);
         let mut buffer = HugePages::new(len, "a bandwidth probe")?;
         // Untouched pages all share one page of zeros.
         buffer.fill(0x5a);

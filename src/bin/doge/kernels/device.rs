@@ -63,8 +63,8 @@ impl Machine for Memory {
         if bytes <= self.l2 { "L2" } else { "memory, copied" }.into()
     }
 
-    fn least_bytes(&self) -> usize {
-        LEAST.min(self.l2)
+    fn measurable(&self, bytes: usize) -> usize {
+        bytes.clamp(LEAST.min(self.l2), self.l2.saturating_add(1))
     }
 }
 

@@ -10,7 +10,7 @@ use doge_engine::{
 
 use super::{
     counters::{Counters, Counts},
-    list::{Cost, Entry, Job, Store},
+    list::{store::Spare, Cost, Entry, Job, Store},
     roofs::{self, Host, Limit, Machine, Roofs},
 };
 use crate::{
@@ -227,6 +227,8 @@ pub struct Level<'a> {
     /// With all threads, and with the calling one alone.
     all: (Cpu, Roofs<Host>),
     alone: (Cpu, Roofs<Host>),
+    /// For inputs from memory. Those in caches get new pages in every group, for these tell in their speed.
+    spare: Spare,
 }
 
 impl<'a> Level<'a> {
@@ -236,7 +238,7 @@ impl<'a> Level<'a> {
             let roofs = Roofs::new(Host::new(&cpu)?);
             Ok((cpu, roofs))
         };
-        Ok(Level { entries, all: of(threads)?, alone: of(1)? })
+        Ok(Level { entries, all: of(threads)?, alone: of(1)?, spare: Spare::default() })
     }
 }
 
@@ -264,7 +266,7 @@ impl Bench for Level<'_> {
         if plan.mode == Mode::Cold {
             copies = roofs::beyond_the_caches().div_ceil(store.bytes_of_a_copy().max(1)).max(2);
             drop(job);
-            store = Store::new(copies);
+            store = Store::reusing(&self.spare, copies);
             job = entry.make(&mut store, &cpu)?;
         }
         let what = What {

@@ -8,7 +8,7 @@ use std::{
 use doge_engine::{
     ops::{Cpu, PeakKind},
     pool::Pool,
-    roof::Roof,
+    roof::{Roof, LARGEST},
     Result,
 };
 
@@ -44,8 +44,9 @@ pub trait Machine {
     /// Where a working set of this size is.
     fn level(&self, bytes: usize) -> String;
 
-    /// Smaller working sets measure how long a loop takes to start.
-    fn least_bytes(&self) -> usize;
+    /// The working set to measure for one of this size: a smaller one would measure how long a loop takes to start, a larger one
+    /// the same again.
+    fn measurable(&self, bytes: usize) -> usize;
 }
 
 /// The kernels and threads of a [`Cpu`].
@@ -85,8 +86,9 @@ impl Machine for Host {
         caches.into_iter().find(|(_, size)| bytes <= *size).map_or("memory".into(), |(name, _)| name)
     }
 
-    fn least_bytes(&self) -> usize {
-        LEAST_SHARE * self.cpu.threads()
+    fn measurable(&self, bytes: usize) -> usize {
+        let least = LEAST_SHARE * self.cpu.threads();
+        bytes.clamp(least, beyond_the_caches().clamp(least, LARGEST))
     }
 }
 
@@ -104,7 +106,7 @@ impl<M: Machine> Roofs<M> {
     /// The limit of work that reads and writes `bytes` of a working set of `working_set` bytes, and does `operations`: what takes
     /// longer at best, by the last figures there are.
     pub fn limit(&mut self, bytes: usize, working_set: usize, operations: usize, kind: PeakKind) -> Result<Limit> {
-        let reading = Limit::Reading { bytes: working_set.max(self.machine.least_bytes()) };
+        let reading = Limit::Reading { bytes: self.machine.measurable(working_set) };
         let arithmetic = Limit::Arithmetic(kind);
         let (bandwidth, peak) = (self.any(reading)?, self.any(arithmetic)?);
         Ok(if operations as f64 / peak > bytes as f64 / bandwidth { arithmetic } else { reading })

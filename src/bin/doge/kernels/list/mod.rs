@@ -12,7 +12,7 @@ mod linear;
 mod norms;
 #[cfg(feature = "cuda")]
 pub mod on_device;
-mod store;
+pub mod store;
 
 use doge_engine::{
     model::{family, Config, Variant},

@@ -1,6 +1,10 @@
 //! Memory for the inputs and outputs of a call, in as many copies as a rotation needs.
 
-use std::marker::PhantomData;
+use std::{
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytemuck::Pod;
 use doge_engine::{matrix_bytes, quantize, Dtype, Error, Float, Layout, Matrix, Result};
@@ -21,11 +25,62 @@ pub struct Store {
     random: Pcg64Mcg,
     arrays: usize,
     bytes: usize,
+    spare: Option<Spare>,
+}
+
+/// Maps of jobs that are done, for the next ones: to clear a gigabyte of new pages takes longer than to time most kernels.
+#[derive(Clone, Default)]
+pub struct Spare(Arc<Mutex<Vec<MmapMut>>>);
+
+impl Spare {
+    fn maps(&self) -> MutexGuard<'_, Vec<MmapMut>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The least of those that hold `len` bytes, if it is not half empty then. If there is none, the others go, so that there is
+    /// room for a new one.
+    fn take(&self, len: usize) -> Option<MmapMut> {
+        let mut maps = self.maps();
+        let fits = |map: &MmapMut| (len..=2 * len).contains(&map.len());
+        let least = (0..maps.len()).filter(|&i| fits(&maps[i])).min_by_key(|&i| maps[i].len());
+        if least.is_none() {
+            maps.clear();
+        }
+        least.map(|i| maps.swap_remove(i))
+    }
+}
+
+/// A map, there until it is dropped, and who gets it then.
+struct Memory {
+    map: Option<MmapMut>,
+    spare: Option<Spare>,
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.map.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let (Some(spare), Some(map)) = (&self.spare, self.map.take()) {
+            spare.maps().push(map);
+        }
+    }
 }
 
 /// An array in several copies, one behind the other.
 pub struct Copies<T> {
-    map: MmapMut,
+    memory: Memory,
     /// Bytes before the first copy, and from copy to copy.
     lead: usize,
     stride: usize,
@@ -44,7 +99,12 @@ pub struct Weights {
 
 impl Store {
     pub fn new(copies: usize) -> Self {
-        Store { copies, random: Pcg64Mcg::seed_from_u64(7), arrays: 0, bytes: 0 }
+        Store { copies, random: Pcg64Mcg::seed_from_u64(7), arrays: 0, bytes: 0, spare: None }
+    }
+
+    /// In maps that others no longer need, where there are such.
+    pub fn reusing(spare: &Spare, copies: usize) -> Self {
+        Store { spare: Some(spare.clone()), ..Store::new(copies) }
     }
 
     pub fn copies(&self) -> usize {
@@ -77,7 +137,7 @@ impl Store {
     /// Zeros, in memory that has been touched: untouched pages all share one page of zeros.
     pub fn zeros<T: Pod>(&mut self, n: usize) -> Result<Copies<T>> {
         let mut copies = self.untouched(n)?;
-        copies.map.fill(0);
+        copies.memory.fill(0);
         Ok(copies)
     }
 
@@ -97,13 +157,12 @@ impl Store {
         let (lead, stride) = (self.arrays * 19 % 64 * LINE, (n * size_of::<T>()).next_multiple_of(LINE));
         self.bytes += stride;
         let len = lead + (stride * self.copies).max(LINE);
-        let no_room = |_| Error::OutOfMemory { bytes: len as u128, what: "the inputs of a kernel" };
-        let map = MmapMut::map_anon(len).map_err(no_room)?;
-        #[cfg(target_os = "linux")]
-        if len >= HUGE_PAGE {
-            let _ = map.advise(memmap2::Advice::HugePage); // as weights have them; where it is refused, small pages do
-        }
-        Ok(Copies { map, lead, stride, len: n, element: PhantomData })
+        let map = match self.spare.as_ref().and_then(|spare| spare.take(len)) {
+            Some(map) => map,
+            None => new_map(len)?,
+        };
+        let memory = Memory { map: Some(map), spare: self.spare.clone() };
+        Ok(Copies { memory, lead, stride, len: n, element: PhantomData })
     }
 
     /// Random weights of the size that projections have.
@@ -125,13 +184,23 @@ impl Store {
     }
 }
 
+fn new_map(len: usize) -> Result<MmapMut> {
+    let no_room = |_| Error::OutOfMemory { bytes: len as u128, what: "the inputs of a kernel" };
+    let map = MmapMut::map_anon(len).map_err(no_room)?;
+    #[cfg(target_os = "linux")]
+    if len >= HUGE_PAGE {
+        let _ = map.advise(memmap2::Advice::HugePage); // as weights have them; where it is refused, small pages do
+    }
+    Ok(map)
+}
+
 impl<T: Pod> Copies<T> {
     pub fn get(&self, copy: usize) -> &[T] {
-        bytemuck::cast_slice(&self.map[self.lead + copy * self.stride..][..self.len * size_of::<T>()])
+        bytemuck::cast_slice(&self.memory[self.lead + copy * self.stride..][..self.len * size_of::<T>()])
     }
 
     pub fn get_mut(&mut self, copy: usize) -> &mut [T] {
-        bytemuck::cast_slice_mut(&mut self.map[self.lead + copy * self.stride..][..self.len * size_of::<T>()])
+        bytemuck::cast_slice_mut(&mut self.memory[self.lead + copy * self.stride..][..self.len * size_of::<T>()])
     }
 }
 
