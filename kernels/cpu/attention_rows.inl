@@ -51,8 +51,8 @@ template <bool plain, class KV> struct EntryRows {
   const KV *operator[](size_t i) const { return first + (plain ? i : row[i]) * stride; }
 };
 
-/// Asks for the row of k or v where entry t stands. Few rows wait for memory: v is asked for while k is
-/// scored, and the next tile's k while v is mixed, so that two streams are under way (Emerald Rapids: a fifth faster).
+/// Asks for the row of k or v where entry t stands. Few rows wait for memory: v is asked for while k is scored, and the next tile's k
+/// while v is mixed, so that two streams are under way (Emerald Rapids: a fifth faster).
 template <class KV> inline void ask_for(const KV *from, const DogeAttentionArgs *a, size_t t) {
   const char *const row = (const char *)(from + a->row[t] * a->kv_stride);
   for (size_t at = 0; at < a->head_dim * sizeof(KV); at += LINE) prefetch(row + at);
