@@ -58,9 +58,9 @@ impl Cpu {
         // A prompt is shared out by tokens; a single token by experts, then by columns, a piece for each thread: what smaller ones
         // would even out is less than what it costs to read less at a time.
         let threads = if tokens == 1 { self.threads() } else { 1 };
-        let experts_step = n_top.div_ceil(threads).next_multiple_of(EXPERTS);
-        let columns_step = cols.div_ceil(threads).next_multiple_of(COLUMNS);
-        self.over_tokens(tokens, n_top.div_ceil(experts_step.max(1)), move |t, piece, _| {
+        let step = |n: usize, unit: usize| n.div_ceil(unit).div_ceil(threads).max(1).saturating_mul(unit);
+        let (experts_step, columns_step) = (step(n_top, EXPERTS), step(cols, COLUMNS));
+        self.over_tokens(tokens, n_top.div_ceil(experts_step), move |t, piece, _| {
             let begin = piece * experts_step;
             let (ids, end) = (&expert[t * n_top..][..n_top], (begin + experts_step).min(n_top));
             // SAFETY: every id is a row of down_embed, x[t] has cols floats, hit[t] and weight[t] n_top (checked);
@@ -70,7 +70,7 @@ impl Cpu {
                 down(hit, down_embed.as_ptr().cast(), ids.as_ptr(), weight, x, cols, begin, end, act as u32)
             }
         });
-        self.over_tokens(tokens, cols.div_ceil(columns_step.max(1)), move |t, piece, _| {
+        self.over_tokens(tokens, cols.div_ceil(columns_step), move |t, piece, _| {
             let begin = piece * columns_step;
             let (ids, end) = (&expert[t * n_top..][..n_top], (begin + columns_step).min(cols));
             // SAFETY: every id is a row of up_embed, y[t] has cols floats, hit[t] n_top (checked); pieces are disjoint
