@@ -28,21 +28,27 @@ pub fn round_cases(lanes: usize) -> Vec<Case> {
     out
 }
 
+/// The numbers of a case; where it is one of ties, these bits.
+fn rows_with(case: &Case, odd: &[u32]) -> Vec<f32> {
+    let random = &mut Random::new(case.seed);
+    let mut x = random.fill(case.fill, case.rows * case.n, f32::MAX);
+    for x in x.iter_mut().filter(|_| case.fill == Fill::Ties) {
+        *x = f32::from_bits(odd[random.below(odd.len())]);
+    }
+    x
+}
+
 fn rounding(cpu: &Cpu) -> Cpu {
     cpu.clone().with_activations(Activations::Bf16)
 }
 
 pub fn round_row(cpu: &Cpu, _: Dtype, case: &Case) -> Worst {
     let cpu = rounding(cpu);
-    let Case { n, rows, seed, .. } = *case;
-    let random = &mut Random::new(seed);
-    let mut x = random.fill(case.fill, rows * n, f32::MAX);
+    let Case { n, rows, .. } = *case;
     // Halfway between two bf16, just beside it, and what is no number.
     let odd =
         [0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0xbf81_7fff, 0x7f7f_ffff, 0x7f80_0000, 0x7fc0_0001, 0x7f80_0001, 0x0000_8000];
-    for x in x.iter_mut().filter(|_| case.fill == Fill::Ties) {
-        *x = f32::from_bits(odd[random.below(odd.len())]);
-    }
+    let x = rows_with(case, &odd);
     let bytes = vec![0; 2 * n];
     let weight = Matrix::new(Dtype::Bf16, 1, n, &bytes).expect("the bytes of a matrix");
     let x = Guarded::new(&x);
@@ -65,15 +71,11 @@ pub fn linear(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
 
 /// The parts add up to what there was, but below the least normal number; the first says whether it was finite.
 pub fn split_row(cpu: &Cpu, _: Dtype, case: &Case) -> Worst {
-    let Case { n, rows, seed, .. } = *case;
-    let random = &mut Random::new(seed);
-    let mut x = random.fill(case.fill, rows * n, f32::MAX);
+    let Case { n, rows, .. } = *case;
     // All bits set, carries, next to denormals, denormals, and what is no number: some only in bits that a bf16 has not.
     let odd =
         [0x3fff_ffff, 0xbf80_0001, 0x3f80_ff7f, 0x7f7f_ffff, 0x0080_0001, 0x0000_8001, 0x8000_0000, 0x7f80_0000, 0x7f80_0001];
-    for x in x.iter_mut().filter(|_| case.fill == Fill::Ties) {
-        *x = f32::from_bits(odd[random.below(odd.len())]);
-    }
+    let x = rows_with(case, &odd);
     let bytes = vec![0; 2 * n];
     let weight = Matrix::new(Dtype::Bf16, 1, n, &bytes).expect("the bytes of a matrix");
     let x = Guarded::new(&x);
