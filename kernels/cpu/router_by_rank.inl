@@ -1,7 +1,7 @@
 // The router's choice where it is clear: few keys, all different, and no tie between the last pair chosen and the first one left.
 //
 // Plan: nothing is sorted, for of a sort of 128 keys 900 branches cannot be foreseen. A key's rank is the number of better ones,
-// counted with a key in each lane. Among the pairs of ranks that may be chosen (product_key_router.inl) a bar is found by bisection
+// counted with a key in each lane. Among the pairs of ranks that may be chosen (router_by_sort.inl) a bar is found by bisection
 // that exactly k of them are above. Those are put in the order of their ids by rank, too.
 // Ids, ranks and counts are floats, exact below 2^24. Cost: 2 n_keys^2 + k^2 comparisons and some 12 for each pair, LANES at a time.
 #pragma once
