@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { DOGE_ABI_VERSION = 6 };
+enum { DOGE_ABI_VERSION = 7 };
 
 /* Stored format of a weight. */
 typedef enum DogeDtype {
@@ -93,12 +93,13 @@ typedef struct DogeGemmArgs {
 typedef struct DogeGemmBf16Args {
   float *out;         /* [n_rows][out_stride]; columns begin..end are written */
   const void *weight; /* [out_features][cols] in bf16; only rows begin..end are read */
-  const void *x;      /* [n_rows][cols] in bf16, aligned to 2 */
+  const void *x;      /* [n_rows][x_stride] in bf16, aligned to 2 */
   const float *bias;  /* [out_features] or NULL */
   size_t n_rows;
   size_t cols;
   size_t begin, end;
   size_t out_stride; /* in floats; >= end */
+  size_t x_stride;   /* in bf16; >= cols, gemm_split: >= 3 * cols */
 } DogeGemmBf16Args;
 
 /* The same for integer weights in tiles. Of each group of columns the integer dot product is exact, and
@@ -227,7 +228,7 @@ typedef struct DogeKernelTable {
   /* Where registers multiply tiles of bf16 (AMX), linear layers of bf16 weights and an f32 x in three bf16 parts; elsewhere NULL,
    * for gemv and gemm do better there. Each row of out is [3][n]: the parts add up to x, but for bits below 2^-126, which the
    * instruction takes for 0. Of x that is not finite the first part is x, and the others are 0. x of gemv and gemm is
-   * [n_rows][3][cols]; a step takes its parts one after another. */
+   * such rows; a step takes their parts one after another. */
   void (*split_row)(void *out, const float *x, size_t n);
   void (*gemv_split)(float *out, const void *weight, const void *x, const float *bias, size_t cols, size_t begin, size_t end);
   void (*gemm_split)(const DogeGemmBf16Args *args);

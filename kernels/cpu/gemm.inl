@@ -95,7 +95,7 @@ template <class W, class X, class Args> inline void gemm_of(const Args *a, const
 template <class W> void gemm(const DogeGemmArgs *a) { gemm_of<W>(a, a->x, a->x_stride); }
 
 #ifndef __AMX_BF16__
-void gemm_bf16(const DogeGemmBf16Args *a) { gemm_of<Bf16>(a, (const Bf16 *)a->x, a->cols); }
+void gemm_bf16(const DogeGemmBf16Args *a) { gemm_of<Bf16>(a, (const Bf16 *)a->x, a->x_stride); }
 #endif
 
 } // namespace

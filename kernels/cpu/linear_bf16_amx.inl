@@ -4,9 +4,11 @@
 //   next 32 columns, or, where x is in parts, the next part of the same columns
 //
 // Plan of gemm: 32 outputs and a part of the columns are packed by pairs of columns, as the instruction wants one of its operands;
-// all rows of x, the other as it lies, pass the packed panel, 32 at a time: four registers of sums for four of operands. Between
-// parts the sums wait in out. Cost: a step, 64 cycles of the instruction, takes 4 KiB of operands from L2. x passes by L1, which so
-// keeps more of the panel (steps are 7 % shorter). Packing is a tenth of the time at 256 rows, a fifth at 128.
+// all rows of x, the other as it lies, pass the packed panel, 32 at a time: four registers of sums for four of operands. The panel
+// stays in L1; x comes from L2 and passes by L1: 2 KiB a step of 64 cycles. Sums wait between parts in a place of their own, and
+// are stored to out once, whose lines were asked for: rows of out are often 4 KiB apart, so 16 of them share one set of L1, which
+// holds 12 lines, and the same of x (see bf16_row in ops/input.rs). With sums in out a step took 1.1 times as long, with rows of x
+// 2 KiB apart 1.07 times, and 1.5 times where they are in parts. To pack takes a fifth of the time at 256 rows.
 // Plan of gemv: the weights are the operand that is taken as it lies, and x, one row of pairs, is the other: the same products, and so
 // the same bits. The 16 rows of a register come from 16 runs of the weights, each a long stream to the prefetchers: 16 neighbours, of
 // 1024 columns, were read at 82 instead of 98 % of the roof.
@@ -21,7 +23,8 @@
 namespace {
 
 constexpr size_t AMX_COLS = 32; // of a step
-constexpr size_t PANEL_STEPS = 32, STEP_BYTES = 1024, PANEL_BYTES = PANEL_STEPS * STEP_BYTES;
+constexpr size_t PANEL_STEPS = 16, STEP_BYTES = 1024, PANEL_BYTES = PANEL_STEPS * STEP_BYTES; // two panels fit L1
+constexpr size_t BLOCK_ROWS = 512, WAITING = 32; // rows of a block, and the sums of a row that wait
 
 /// 0 to 3 hold sums, 4 and 5 rows of one operand as they lie, 6 and 7 the other by pairs of columns [16 pairs][n][2].
 inline void amx_configure_bf16(int m, int n) {
@@ -32,23 +35,31 @@ inline void amx_configure_bf16(int m, int n) {
   amx_configure(shapes);
 }
 
-/// Rows of x: P parts of a row follow one another, part_bytes apart, then those of the next row.
-template <int P> struct AmxRows {
+/// Rows of x, and the parts of each.
+struct AmxRows {
   const char *x;
-  size_t part_bytes;
+  size_t row_bytes, part_bytes; // from one to the next
 };
 
-/// `steps` steps of MT x NT registers of sums in out, from those that are there or from 0. Rows of out are out_bytes apart; the panel
-/// of the next 16 outputs lies PANEL_BYTES after the one of the first.
+/// Where sums lie, rows `bytes` apart.
+struct AmxSums {
+  float *at;
+  size_t bytes;
+  char *row(int r) const { return (char *)at + r * bytes; }
+};
+
+/// The line of `p`, to be written to.
+inline void ask_to_write(const void *p) { __asm__ volatile("prefetchw %0" ::"m"(*(const char *)p)); }
+
+/// `steps` steps of MT x NT registers of sums, which begin as those of `from`, or as 0, and go to `to`. The panel of the next 16
+/// outputs lies PANEL_BYTES after the one of the first.
 template <int MT, int NT, int P>
-inline void amx_steps(float *out, size_t out_bytes, const AmxRows<P> &rows, const char *panel, size_t steps, bool begun, Ahead &ahead) {
-  const size_t x_bytes = P * rows.part_bytes;
-  char *const sums = (char *)out, *const next_sums = sums + AMX_ROWS * out_bytes;
-  if (begun) {
-    _tile_loadd(0, sums, out_bytes);
-    if (NT == 2) _tile_loadd(1, sums + 64, out_bytes);
-    if (MT == 2) _tile_loadd(2, next_sums, out_bytes);
-    if (MT == 2 && NT == 2) _tile_loadd(3, next_sums + 64, out_bytes);
+inline void amx_steps(const AmxSums *from, const AmxSums &to, const AmxRows &rows, const char *panel, size_t steps, Ahead &ahead) {
+  if (from) {
+    _tile_loadd(0, from->row(0), from->bytes);
+    if (NT == 2) _tile_loadd(1, from->row(0) + LINE, from->bytes);
+    if (MT == 2) _tile_loadd(2, from->row(AMX_ROWS), from->bytes);
+    if (MT == 2 && NT == 2) _tile_loadd(3, from->row(AMX_ROWS) + LINE, from->bytes);
   } else {
     _tile_zero(0);
     if (NT == 2) _tile_zero(1);
@@ -57,51 +68,59 @@ inline void amx_steps(float *out, size_t out_bytes, const AmxRows<P> &rows, cons
   }
   for (size_t s = 0; s < steps; ++s) {
     ahead.fetch();
+    for (int i = 0; i < MT && s < AMX_ROWS; ++i) {
+      for (int t = 0; t < NT; ++t) ask_to_write(to.row(i * AMX_ROWS + s) + t * LINE);
+    }
     const char *x = rows.x + s * 2 * AMX_COLS;
     for (int p = 0; p < P; ++p, x += rows.part_bytes) {
-      _tile_stream_loadd(4, x, x_bytes);
-      if (p == 0) _tile_loadd(6, panel + s * STEP_BYTES, 64);
+      _tile_stream_loadd(4, x, rows.row_bytes);
+      if (p == 0) _tile_loadd(6, panel + s * STEP_BYTES, LINE);
       _tile_dpbf16ps(0, 4, 6);
       if (NT == 2) {
-        if (p == 0) _tile_loadd(7, panel + PANEL_BYTES + s * STEP_BYTES, 64);
+        if (p == 0) _tile_loadd(7, panel + PANEL_BYTES + s * STEP_BYTES, LINE);
         _tile_dpbf16ps(1, 4, 7);
       }
       if (MT == 2) {
-        _tile_stream_loadd(5, x + AMX_ROWS * x_bytes, x_bytes);
+        _tile_stream_loadd(5, x + AMX_ROWS * rows.row_bytes, rows.row_bytes);
         _tile_dpbf16ps(2, 5, 6);
         if (NT == 2) _tile_dpbf16ps(3, 5, 7);
       }
     }
   }
-  _tile_stored(0, sums, out_bytes);
-  if (NT == 2) _tile_stored(1, sums + 64, out_bytes);
-  if (MT == 2) _tile_stored(2, next_sums, out_bytes);
-  if (MT == 2 && NT == 2) _tile_stored(3, next_sums + 64, out_bytes);
+  _tile_stored(0, to.row(0), to.bytes);
+  if (NT == 2) _tile_stored(1, to.row(0) + LINE, to.bytes);
+  if (MT == 2) _tile_stored(2, to.row(AMX_ROWS), to.bytes);
+  if (MT == 2 && NT == 2) _tile_stored(3, to.row(AMX_ROWS) + LINE, to.bytes);
 }
 
 /// A step of 16 rows of weights, of which `outputs` and `cols` are there: panel[pair][output] = the pair of columns.
 inline void amx_pack(char *panel, const Bf16 *weight, size_t stride, size_t outputs, size_t cols) {
-  const __mmask32 there = cols < AMX_COLS ? ((__mmask32)1 << cols) - 1 : (__mmask32)-1;
-  __m512i row[16], pair[16];
-  for (size_t i = 0; i < 16; ++i) row[i] = i < outputs ? _mm512_maskz_loadu_epi16(there, weight + i * stride) : _mm512_setzero_si512();
-  for (int i = 0; i < 16; i += 2) {
-    pair[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-    pair[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    for (int j = 0; j < 2; ++j) {
-      row[i + 2 * j] = _mm512_unpacklo_epi64(pair[i + j], pair[i + j + 2]);
-      row[i + 2 * j + 1] = _mm512_unpackhi_epi64(pair[i + j], pair[i + j + 2]);
+  alignas(64) Bf16 edge[16][AMX_COLS];
+  if (outputs < 16 || cols < AMX_COLS) {
+    const __mmask32 there = cols < AMX_COLS ? ((__mmask32)1 << cols) - 1 : (__mmask32)-1;
+    for (size_t i = 0; i < 16; ++i) {
+      _mm512_store_si512(edge[i], i < outputs ? _mm512_maskz_loadu_epi16(there, weight + i * stride) : _mm512_setzero_si512());
     }
+    weight = edge[0], stride = AMX_COLS;
   }
-  // row[4 g + c] holds pairs c, c + 4, c + 8, c + 12 of rows 4 g .. 4 g + 3, four lanes each.
-  for (int c = 0; c < 4; ++c) {
-    const __m512i low = _mm512_shuffle_i32x4(row[c], row[4 + c], 0x44), low2 = _mm512_shuffle_i32x4(row[8 + c], row[12 + c], 0x44);
-    const __m512i high = _mm512_shuffle_i32x4(row[c], row[4 + c], 0xee), high2 = _mm512_shuffle_i32x4(row[8 + c], row[12 + c], 0xee);
-    _mm512_store_si512(panel + c * 64, _mm512_shuffle_i32x4(low, low2, 0x88));
-    _mm512_store_si512(panel + (c + 4) * 64, _mm512_shuffle_i32x4(low, low2, 0xdd));
-    _mm512_store_si512(panel + (c + 8) * 64, _mm512_shuffle_i32x4(high, high2, 0x88));
-    _mm512_store_si512(panel + (c + 12) * 64, _mm512_shuffle_i32x4(high, high2, 0xdd));
+  for (int half = 0; half < 2; ++half, weight += AMX_COLS / 2) {
+    __m512i pair[2][4]; // [g][c]: pairs c and c + 4 of this half, of rows 8 g .. 8 g + 3, then of rows 8 g + 4 .. 8 g + 7
+    for (int g = 0; g < 2; ++g) {
+      __m512i row[4];
+      for (int i = 0; i < 4; ++i) {
+        const Bf16 *const first = weight + (8 * g + i) * stride, *const second = first + 4 * stride;
+        const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)first));
+        row[i] = _mm512_inserti64x4(low, _mm256_loadu_si256((const __m256i *)second), 1);
+      }
+      const __m512i low01 = _mm512_unpacklo_epi32(row[0], row[1]), high01 = _mm512_unpackhi_epi32(row[0], row[1]);
+      const __m512i low23 = _mm512_unpacklo_epi32(row[2], row[3]), high23 = _mm512_unpackhi_epi32(row[2], row[3]);
+      pair[g][0] = _mm512_unpacklo_epi64(low01, low23), pair[g][1] = _mm512_unpackhi_epi64(low01, low23);
+      pair[g][2] = _mm512_unpacklo_epi64(high01, high23), pair[g][3] = _mm512_unpackhi_epi64(high01, high23);
+    }
+    for (int c = 0; c < 4; ++c) {
+      _mm512_store_si512(panel + (8 * half + c) * LINE, _mm512_shuffle_i32x4(pair[0][c], pair[1][c], 0x88));
+      _mm512_store_si512(panel + (8 * half + c + 4) * LINE, _mm512_shuffle_i32x4(pair[0][c], pair[1][c], 0xdd));
+    }
   }
 }
 
@@ -110,45 +129,43 @@ struct AmxPass {
   size_t o, outputs, begin, end;
 };
 
-/// `rows` rows of out from r on, at most 16 MT. The outputs are 16 NT, or fewer than 16: then the sums are made elsewhere.
+/// `rows` rows from r on, at most 16 MT. The outputs are 16 NT, or fewer than 16. Their sums wait in `waiting` between parts, and go
+/// from there to out where they are not all that is missing.
 template <int MT, int NT, int P>
-inline void amx_rows(const DogeGemmBf16Args *a, const AmxPass &pass, size_t r, size_t rows, const char *panel, Ahead &ahead) {
-  alignas(64) float edge[MT * AMX_ROWS][NT * 16];
-  float *const out = a->out + r * a->out_stride + pass.o;
-  const bool whole = pass.outputs == NT * 16;
-  float *const sums = whole ? out : edge[0];
-  const size_t stride = whole ? a->out_stride : NT * 16;
-  const __mmask16 there = (__mmask16)((1u << (pass.outputs % 16)) - 1);
-  if (!whole && pass.begin) {
-    for (size_t i = 0; i < rows; ++i) _mm512_store_ps(edge[i], _mm512_maskz_loadu_ps(there, out + i * a->out_stride));
-    amx_see(edge);
-  }
-  const Bf16 *const x = (const Bf16 *)a->x + r * P * a->cols + pass.begin;
+inline void amx_rows(const DogeGemmBf16Args *a, const AmxPass &pass, size_t r, size_t rows, const char *panel, float *waiting,
+                     Ahead &ahead) {
+  const bool last = pass.end == a->cols, direct = last && pass.outputs == NT * 16 && !a->bias;
+  const AmxSums between = {waiting + r * WAITING, WAITING * sizeof(float)};
+  const AmxSums out = {a->out + r * a->out_stride + pass.o, a->out_stride * sizeof(float)};
+  const Bf16 *const x = (const Bf16 *)a->x + r * a->x_stride + pass.begin;
   const size_t steps = (pass.end - pass.begin) / AMX_COLS, left = (pass.end - pass.begin) % AMX_COLS;
-  const AmxRows<P> all = {(const char *)x, a->cols * sizeof(Bf16)};
-  amx_steps<MT, NT>(sums, stride * sizeof(float), all, panel, steps, pass.begin, ahead);
+  const AmxRows all = {(const char *)x, a->x_stride * sizeof(Bf16), a->cols * sizeof(Bf16)};
+  amx_steps<MT, NT, P>(pass.begin ? &between : nullptr, direct && !left ? out : between, all, panel, steps, ahead);
   if (left) {
-    alignas(64) Bf16 last[MT * AMX_ROWS * P][AMX_COLS];
+    alignas(64) Bf16 end[MT * AMX_ROWS * P][AMX_COLS];
     for (size_t i = 0; i < rows * P; ++i) {
-      const __m512i part = _mm512_maskz_loadu_epi16(((__mmask32)1 << left) - 1, x + i * a->cols + steps * AMX_COLS);
-      _mm512_store_si512(last[i], part);
+      const Bf16 *const part = x + i / P * a->x_stride + i % P * a->cols + steps * AMX_COLS;
+      _mm512_store_si512(end[i], _mm512_maskz_loadu_epi16(((__mmask32)1 << left) - 1, part));
     }
-    amx_see(last);
-    const AmxRows<P> few = {(const char *)last, sizeof last[0]};
-    amx_steps<MT, NT>(sums, stride * sizeof(float), few, panel + steps * STEP_BYTES, 1, true, ahead);
+    amx_see(end);
+    const AmxRows few = {(const char *)end, P * sizeof end[0], sizeof end[0]};
+    amx_steps<MT, NT, P>(&between, direct ? out : between, few, panel + steps * STEP_BYTES, 1, ahead);
   }
-  const float *const bias = pass.end == a->cols && a->bias ? a->bias + pass.o : nullptr;
-  if (whole && !bias) return;
-  for (size_t i = 0; i < rows; ++i) {
-    for (size_t n = 0; n < pass.outputs; ++n) {
-      const float sum = sums[i * stride + n];
-      out[i * a->out_stride + n] = bias ? sum + bias[n] : sum;
+  if (!last || direct) return;
+  amx_see(waiting);
+  for (size_t o = 0; o < pass.outputs; o += LANES) {
+    const __mmask16 there = pass.outputs - o < LANES ? (__mmask16)((1u << (pass.outputs - o)) - 1) : (__mmask16)-1;
+    const __m512 bias = a->bias ? _mm512_maskz_loadu_ps(there, a->bias + pass.o + o) : _mm512_setzero_ps();
+    for (size_t i = 0; i < rows; ++i) {
+      const __m512 sum = _mm512_load_ps(between.at + i * WAITING + o);
+      _mm512_mask_storeu_ps(out.at + i * a->out_stride + o, there, a->bias ? _mm512_add_ps(sum, bias) : sum);
     }
   }
 }
 
 /// All rows, 16 NT outputs or fewer than 16.
-template <int NT, int P> inline void amx_pass(const DogeGemmBf16Args *a, const AmxPass &pass, char *panel, Ahead &ahead) {
+template <int NT, int P>
+inline void amx_pass(const DogeGemmBf16Args *a, const AmxPass &pass, char *panel, float *waiting, Ahead &ahead) {
   const Bf16 *const weight = (const Bf16 *)a->weight + pass.o * a->cols;
   for (size_t c = pass.begin; c < pass.end; c += AMX_COLS) {
     for (int t = 0; t < NT; ++t) {
@@ -159,11 +176,11 @@ template <int NT, int P> inline void amx_pass(const DogeGemmBf16Args *a, const A
   amx_see(panel);
   size_t r = 0;
   if (a->n_rows >= AMX_ROWS) amx_configure_bf16(AMX_ROWS, 16);
-  for (; r + 2 * AMX_ROWS <= a->n_rows; r += 2 * AMX_ROWS) amx_rows<2, NT, P>(a, pass, r, 2 * AMX_ROWS, panel, ahead);
+  for (; r + 2 * AMX_ROWS <= a->n_rows; r += 2 * AMX_ROWS) amx_rows<2, NT, P>(a, pass, r, 2 * AMX_ROWS, panel, waiting, ahead);
   for (; r < a->n_rows; r += AMX_ROWS) {
     const size_t rows = a->n_rows - r < AMX_ROWS ? a->n_rows - r : AMX_ROWS;
     if (rows < AMX_ROWS) amx_configure_bf16((int)rows, 16);
-    amx_rows<1, NT, P>(a, pass, r, rows, panel, ahead);
+    amx_rows<1, NT, P>(a, pass, r, rows, panel, waiting, ahead);
   }
 }
 
@@ -220,12 +237,13 @@ constexpr size_t AMX_FEW_ROWS = 4; // up to so many, to pack takes longer than t
 template <int P> inline void gemm_rows_of_parts(const DogeGemmBf16Args *a) {
   if (a->n_rows <= AMX_FEW_ROWS) {
     for (size_t r = 0; r < a->n_rows; ++r) {
-      const Bf16 *const x = (const Bf16 *)a->x + r * P * a->cols;
+      const Bf16 *const x = (const Bf16 *)a->x + r * a->x_stride;
       gemv_of_parts<P>(a->out + r * a->out_stride, a->weight, x, a->bias, a->cols, a->begin, a->end);
     }
     return;
   }
   alignas(64) char panel[2 * PANEL_BYTES];
+  alignas(64) float waiting[BLOCK_ROWS * WAITING];
   for (size_t o = a->begin, outputs; o < a->end; o += outputs) {
     const size_t left = a->end - o;
     outputs = left >= 32 ? 32 : left >= 16 ? 16 : left;
@@ -235,23 +253,24 @@ template <int P> inline void gemm_rows_of_parts(const DogeGemmBf16Args *a) {
     for (size_t begin = 0; begin == 0 || begin < a->cols; begin += PANEL_STEPS * AMX_COLS) {
       const size_t end = a->cols - begin < PANEL_STEPS * AMX_COLS ? a->cols : begin + PANEL_STEPS * AMX_COLS;
       const AmxPass pass = {o, outputs, begin, end};
-      outputs == 32 ? amx_pass<2, P>(a, pass, panel, ahead) : amx_pass<1, P>(a, pass, panel, ahead);
+      outputs == 32 ? amx_pass<2, P>(a, pass, panel, waiting, ahead) : amx_pass<1, P>(a, pass, panel, waiting, ahead);
     }
   }
   _tile_release();
 }
 
-constexpr size_t X_BYTES = 1 << 20; // of rows that pass all panels: half of L2; 3 MiB took twice the time
+constexpr size_t X_BYTES = 3 << 19; // of rows that pass all panels: three quarters of L2; 3 MiB took twice the time
 
 template <int P> inline void gemm_of_parts(const DogeGemmBf16Args *a) {
-  const size_t fit = X_BYTES / (P * a->cols * sizeof(Bf16) + 1), most = fit < 2 * AMX_ROWS ? 2 * AMX_ROWS : fit / AMX_ROWS * AMX_ROWS;
+  const size_t fit = X_BYTES / (P * a->cols * sizeof(Bf16) + 1), many = fit < BLOCK_ROWS ? fit : BLOCK_ROWS;
+  const size_t most = many < 2 * AMX_ROWS ? 2 * AMX_ROWS : many / AMX_ROWS * AMX_ROWS;
   const size_t blocks = (a->n_rows + most - 1) / most;
   for (size_t r = 0, block = 0, end; block < blocks; ++block, r = end) {
     end = (block + 1) * a->n_rows / blocks / AMX_ROWS * AMX_ROWS;
     if (block + 1 == blocks) end = a->n_rows;
     DogeGemmBf16Args some = *a;
     some.out += r * a->out_stride;
-    some.x = (const Bf16 *)a->x + r * P * a->cols;
+    some.x = (const Bf16 *)a->x + r * a->x_stride;
     some.n_rows = end - r;
     gemm_rows_of_parts<P>(&some);
   }

@@ -4,7 +4,7 @@
 
 pub const DOGE_CUDA_NEW: u32 = 2147483648;
 pub const DOGE_CUDA_NEVER: u32 = 4294967295;
-pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 6;
+pub const DOGE_ABI_VERSION: _bindgen_ty_1 = 7;
 pub type _bindgen_ty_1 = ::core::ffi::c_uint;
 pub const DOGE_F32: DogeDtype = 0;
 pub const DOGE_BF16: DogeDtype = 1;
@@ -72,10 +72,11 @@ pub struct DogeGemmBf16Args {
     pub begin: usize,
     pub end: usize,
     pub out_stride: usize,
+    pub x_stride: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DogeGemmBf16Args"][::core::mem::size_of::<DogeGemmBf16Args>() - 72usize];
+    ["Size of DogeGemmBf16Args"][::core::mem::size_of::<DogeGemmBf16Args>() - 80usize];
     ["Alignment of DogeGemmBf16Args"][::core::mem::align_of::<DogeGemmBf16Args>() - 8usize];
     ["Offset of field: DogeGemmBf16Args::out"][::core::mem::offset_of!(DogeGemmBf16Args, out) - 0usize];
     ["Offset of field: DogeGemmBf16Args::weight"][::core::mem::offset_of!(DogeGemmBf16Args, weight) - 8usize];
@@ -86,6 +87,7 @@ const _: () = {
     ["Offset of field: DogeGemmBf16Args::begin"][::core::mem::offset_of!(DogeGemmBf16Args, begin) - 48usize];
     ["Offset of field: DogeGemmBf16Args::end"][::core::mem::offset_of!(DogeGemmBf16Args, end) - 56usize];
     ["Offset of field: DogeGemmBf16Args::out_stride"][::core::mem::offset_of!(DogeGemmBf16Args, out_stride) - 64usize];
+    ["Offset of field: DogeGemmBf16Args::x_stride"][::core::mem::offset_of!(DogeGemmBf16Args, x_stride) - 72usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

@@ -140,8 +140,8 @@ impl Cpu {
                     gemv(out, weight, x.cast(), bias, cols, begin, end)
                 }
                 (None, n_rows) if task.form.is_some() => {
-                    let (x, out_stride) = (x.cast(), outputs);
-                    let args = ffi::DogeGemmBf16Args { out, weight, x, bias, n_rows, cols, begin, end, out_stride };
+                    let (x, out_stride, x_stride) = (x.cast(), outputs, task.x_stride / size_of::<u16>());
+                    let args = ffi::DogeGemmBf16Args { out, weight, x, bias, n_rows, cols, begin, end, out_stride, x_stride };
                     let gemm = if task.form == Some(Form::Split) { kernel!(self.gemm_split) } else { kernel!(self.gemm_bf16) };
                     gemm(&args)
                 }

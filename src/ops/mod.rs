@@ -34,7 +34,7 @@ mod rope;
 use std::{ops::Range, sync::Arc};
 
 pub use dynamic_mask_attention::{AttentionHead, AttentionShape};
-pub use input::{Input, SPLIT_PARTS};
+pub use input::{bf16_row, Input, SPLIT_PARTS};
 pub use linear::Projection;
 pub use product_key_router::Routing;
 pub use roof::{PeakKind, PeakRun, Streams};

@@ -60,7 +60,7 @@ int main(void) {
   }
   show("round_row", rounded, ROWS * N / 2), show("quantize_row", quantized, sizeof quantized / 4);
   k->gemv_bf16(out, half, rounded, bias, N, 1, ROWS), show("gemv_bf16", out + 1, ROWS - 1);
-  const DogeGemmBf16Args bf16 = {out, half, rounded, bias, ROWS, N, 0, ROWS, ROWS};
+  const DogeGemmBf16Args bf16 = {out, half, rounded, bias, ROWS, N, 0, ROWS, ROWS, N};
   k->gemm_bf16(&bf16), show("gemm_bf16", out, ROWS * ROWS);
   for (int d = 0; d < DOGE_INT_COUNT; d++) {
     k->gemv_int[d](out, ints, quantized, bias, N, 0, ROWS), show("gemv_int", out, ROWS);

@@ -21,7 +21,10 @@ pub fn gemv_cases(lanes: usize) -> Vec<Case> {
 
 /// `n` columns, `out` outputs, `rows` rows.
 pub fn gemm_cases(lanes: usize) -> Vec<Case> {
-    cases(lanes, &[2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33])
+    let mut out = cases(lanes, &[2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33]);
+    // More rows than any kernel takes in one block.
+    out.extend([4, 5].map(|seed| Case { n: 40, rows: 1050, out: 17, fill: Fill::Uniform, offset: 0, seed }));
+    out
 }
 
 fn cases(lanes: usize, rows: &[usize]) -> Vec<Case> {

@@ -2,7 +2,7 @@
 //! bf16 weights and f32 activations in bf16 parts, on the levels that have them; on the others the same calls lead to gemv and gemm.
 
 use doge_engine::{
-    ops::{Activations, Cpu, SPLIT_PARTS},
+    ops::{bf16_row, Activations, Cpu, SPLIT_PARTS},
     Dtype, Matrix,
 };
 use half::bf16;
@@ -55,8 +55,12 @@ pub fn round_row(cpu: &Cpu, _: Dtype, case: &Case) -> Worst {
     let mut out = Painted::<u32>::new(if n == 0 { 0 } else { cpu.prepared_words(rows, n) });
     let answer = accepted(cpu.prepare(out.get_mut(), x.get(), [weight]).map(drop));
     let got: &[u16] = bytemuck::cast_slice(out.get());
-    let want: Vec<u16> = x.get().iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
-    answer.max(intact("out", &out)).max(exactly("out", &got[..want.len()], &want))
+    let mut worst = answer.max(intact("out", &out));
+    for (r, x) in x.get().chunks_exact(n.max(1)).enumerate() {
+        let want: Vec<u16> = x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
+        worst = worst.max(exactly("out", &got[r * bf16_row(n, 1)..][..n], &want));
+    }
+    worst
 }
 
 pub fn linear(cpu: &Cpu, dtype: Dtype, case: &Case) -> Worst {
@@ -86,7 +90,7 @@ pub fn split_row(cpu: &Cpu, _: Dtype, case: &Case) -> Worst {
         return answer;
     }
     let parts: Vec<f64> = bytemuck::cast_slice::<_, bf16>(out.get()).iter().map(|part| part.to_f64()).collect();
-    let part = |r: usize, p: usize, c: usize| parts[(r * SPLIT_PARTS + p) * n + c];
+    let part = |r: usize, p: usize, c: usize| parts[r * bf16_row(n, SPLIT_PARTS) + p * n + c];
     let mut worst = answer.max(intact("out", &out));
     for (r, x) in x.get().chunks_exact(n).enumerate() {
         let class = |x: f64| {

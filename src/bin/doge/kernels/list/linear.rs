@@ -3,7 +3,7 @@
 
 use doge_engine::{
     matrix_bytes,
-    ops::{Activations, Cpu, MIN_FLOATS, SPLIT_PARTS},
+    ops::{bf16_row, Activations, Cpu, MIN_FLOATS, SPLIT_PARTS},
     reference::{
         close::{chain, exactly, split_chain, within, Worst, EPS},
         embed::widen,
@@ -220,13 +220,13 @@ impl Job for Prepare {
         let mut worst = Worst::default();
         for (r, x) in self.x.get(0).chunks_exact(cols).enumerate() {
             if self.form == Form::Split {
-                let got: &[bf16] = &bytemuck::cast_slice(got)[r * SPLIT_PARTS * cols..][..SPLIT_PARTS * cols];
+                let got: &[bf16] = &bytemuck::cast_slice(got)[r * bf16_row(cols, SPLIT_PARTS)..][..SPLIT_PARTS * cols];
                 let sums: Vec<f32> = (0..cols).map(|c| got.iter().skip(c).step_by(cols).map(|x| x.to_f32()).sum()).collect();
                 worst = worst.max(exactly("sums of a split row", &sums, x));
             } else if self.form == Form::Rounded {
                 let want: Vec<u16> = x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
                 let got: &[u16] = bytemuck::cast_slice(got);
-                worst = worst.max(exactly("rounded row", &got[r * cols..][..cols], &want));
+                worst = worst.max(exactly("rounded row", &got[r * bf16_row(cols, 1)..][..cols], &want));
             } else {
                 let (want, words) = (quantize_row(x), cols.div_ceil(64) * 20);
                 let row = &got[r * words..][..words];
