@@ -264,14 +264,14 @@ constexpr size_t X_BYTES = 3 << 19; // of rows that pass all panels: three quart
 template <int P> inline void gemm_of_parts(const DogeGemmBf16Args *a) {
   const size_t fit = X_BYTES / (P * a->cols * sizeof(Bf16) + 1), many = fit < BLOCK_ROWS ? fit : BLOCK_ROWS;
   const size_t most = many < 2 * AMX_ROWS ? 2 * AMX_ROWS : many / AMX_ROWS * AMX_ROWS;
-  const size_t blocks = (a->n_rows + most - 1) / most;
-  for (size_t r = 0, block = 0, end; block < blocks; ++block, r = end) {
-    end = (block + 1) * a->n_rows / blocks / AMX_ROWS * AMX_ROWS;
-    if (block + 1 == blocks) end = a->n_rows;
+  const size_t blocks = a->n_rows <= most ? 1 : (a->n_rows - 1) / most + 1;
+  // As equal as they can be; never more than `most`, which is a multiple of AMX_ROWS too.
+  const size_t block = ((a->n_rows + blocks - 1) / blocks + AMX_ROWS - 1) / AMX_ROWS * AMX_ROWS;
+  for (size_t r = 0; r < a->n_rows; r += block) {
     DogeGemmBf16Args some = *a;
     some.out += r * a->out_stride;
     some.x = (const Bf16 *)a->x + r * a->x_stride;
-    some.n_rows = end - r;
+    some.n_rows = a->n_rows - r < block ? a->n_rows - r : block;
     gemm_rows_of_parts<P>(&some);
   }
 }

@@ -110,8 +110,7 @@ impl Cpu {
             Activations::F32 => 0,
             Activations::Bf16 => 1,
         };
-        let bf16 = if parts == 0 { 0 } else { bf16_row(cols, parts).div_ceil(2) };
-        rows.saturating_mul(quantized_row_words(cols).max(bf16))
+        rows.saturating_mul(quantized_row_words(cols).max(bf16_row(cols, parts).div_ceil(2)))
     }
 
     /// Makes `x`, `[rows, in_features]`, the input of linear layers with these weights, once for all of them: rows are
