@@ -19,6 +19,7 @@
 
 #include "ahead.inl"
 #include "amx.h"
+#include "split_row_amx.inl"
 
 namespace {
 
@@ -276,8 +277,6 @@ template <int P> inline void gemm_of_parts(const DogeGemmBf16Args *a) {
   }
 }
 
-constexpr int SPLIT_PARTS = 3; // of 8 bits each, which are all that an f32 has
-
 void gemv_bf16(float *out, const void *weight, const void *x, const float *bias, size_t cols, size_t begin, size_t end) {
   gemv_of_parts<1>(out, weight, x, bias, cols, begin, end);
 }
@@ -287,29 +286,5 @@ void gemv_split(float *out, const void *weight, const void *x, const float *bias
   gemv_of_parts<SPLIT_PARTS>(out, weight, x, bias, cols, begin, end);
 }
 void gemm_split(const DogeGemmBf16Args *a) { gemm_of_parts<SPLIT_PARTS>(a); }
-
-/// The bits of x that a bf16 holds. NaN stays NaN.
-inline __m512 first_part(__m512 x) {
-  const __m512i bits = _mm512_castps_si512(x), first = _mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000));
-  const __m512i nan = _mm512_or_si512(first, _mm512_set1_epi32(0x400000));
-  return _mm512_castsi512_ps(_mm512_mask_mov_epi32(first, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), nan));
-}
-
-/// [3][n]: what a bf16 holds of x, what another holds of the rest, and what then is left: all of it, but of numbers next to the
-/// denormals. Of what is not finite nothing is left.
-void split_row(void *out, const float *x, size_t n) {
-  uint16_t *const parts = (uint16_t *)out;
-  for (size_t i = 0; i < n; i += LANES) {
-    const __mmask16 there = n - i < LANES ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)-1;
-    __m512 left = _mm512_maskz_loadu_ps(there, x + i);
-    for (int p = 0; p < SPLIT_PARTS; ++p) {
-      const __m512 part = first_part(left);
-      const __m512i half = _mm512_srli_epi32(_mm512_castps_si512(part), 16);
-      _mm256_mask_storeu_epi16(parts + p * n + i, there, _mm512_cvtepi32_epi16(half));
-      const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(left), _mm512_set1_ps(INFINITY), _CMP_LT_OQ);
-      left = _mm512_maskz_sub_ps(finite, left, part);
-    }
-  }
-}
 
 } // namespace
