@@ -1,7 +1,8 @@
 //! Compiles the kernels: one archive per ISA level, each with exactly one symbol, its table; and those for GPUs (build/cuda.rs).
 //!
 //! Nothing here looks at the build host's CPU. The flags of a level come from src/isa_list.rs, the list the crate detects
-//! by. A compiler too old for a level leaves the level out, with a warning; `DOGE_REQUIRE_ISA=avx512bf16` (or a list, or
+//! by. With `DOGE_EMULATE=1`, which is for the tests, those that need more than AVX2 are compiled for a CPU that has no more
+//! (tests/emulator/x86). A compiler too old for a level leaves the level out, with a warning; `DOGE_REQUIRE_ISA=avx512bf16` (or a list, or
 //! `all`) makes that an error.
 
 #[path = "build/cuda.rs"]
@@ -26,12 +27,27 @@ macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),
 } }
 include!("src/isa_list.rs");
 
+/// In the place of the compiler's immintrin.h, with `DOGE_EMULATE`.
+const EMULATOR: &str = "tests/emulator/x86";
+/// What the emulator needs of a CPU. src/isa.rs detects these alone.
+const NOT_EMULATED: &[&str] = &["avx2", "fma", "f16c"];
+
+fn emulates() -> bool {
+    env::var("DOGE_EMULATE").is_ok_and(|wanted| !["", "0"].contains(&wanted.as_str()))
+}
+
 fn main() {
-    for path in ["kernels", "src/isa_list.rs", "build.rs", "build"] {
+    for path in ["kernels", "src/isa_list.rs", "build.rs", "build", EMULATOR] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=DOGE_REQUIRE_ISA");
     println!("cargo::rerun-if-env-changed=DOGE_SANITIZE");
+    println!("cargo::rerun-if-env-changed=DOGE_EMULATE");
+    println!("cargo::rustc-check-cfg=cfg(doge_emulate)");
+    if emulates() {
+        println!("cargo::rustc-cfg=doge_emulate");
+        println!("cargo::warning=DOGE_EMULATE: kernels above avx2 are emulated, which is for the tests, and slow");
+    }
     // tests/archive_symbols.rs looks at the archives.
     println!("cargo::rustc-env=DOGE_KERNELS_DIR={}", env::var("OUT_DIR").unwrap_or_default());
     for level in LEVELS {
@@ -106,7 +122,14 @@ fn prepare(common: &cc::Build, level: &Level) -> Result<cc::Build, String> {
             return Err("the target is not x86-64".into());
         }
         let msvc = env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("msvc");
-        for feature in level.features {
+        let emulated = |feature: &&&str| emulates() && !NOT_EMULATED.contains(feature);
+        if level.features.iter().any(|feature| emulated(&feature)) {
+            build.include(EMULATOR).flag("-Wno-psabi");
+        }
+        for feature in level.features.iter().filter(emulated) {
+            build.define(&format!("EMULATE_{}", feature.replace('-', "_")), None);
+        }
+        for feature in level.features.iter().filter(|feature| !emulated(feature)) {
             let flag = format!("-m{feature}");
             if msvc || !build.is_flag_supported(&flag).unwrap_or(false) {
                 return Err(format!("the C++ compiler does not know {flag} (gcc 11, clang 12 and later do)"));

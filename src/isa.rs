@@ -45,20 +45,33 @@ macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),
     }
 } }
 
+/// Are the kernels of this build compiled for a CPU that has AVX2 and no more (build.rs, `DOGE_EMULATE`)?
+#[cfg(target_arch = "x86_64")]
+const EMULATED: bool = cfg!(doge_emulate);
+
 /// `is_x86_feature_detected!` asks the CPU and, for the wide registers, whether the OS saves them.
 #[cfg(target_arch = "x86_64")]
 macro_rules! detected {
+    ("avx2") => {
+        std::arch::is_x86_feature_detected!("avx2")
+    };
+    ("fma") => {
+        std::arch::is_x86_feature_detected!("fma")
+    };
+    ("f16c") => {
+        std::arch::is_x86_feature_detected!("f16c")
+    };
     ("amx-tile") => {
-        crate::cpu::has_amx_tile()
+        EMULATED || crate::cpu::has_amx_tile()
     };
     ("amx-int8") => {
-        crate::cpu::has_amx_int8()
+        EMULATED || crate::cpu::has_amx_int8()
     };
     ("amx-bf16") => {
-        crate::cpu::has_amx_bf16()
+        EMULATED || crate::cpu::has_amx_bf16()
     };
     ($feature:tt) => {
-        std::arch::is_x86_feature_detected!($feature)
+        EMULATED || std::arch::is_x86_feature_detected!($feature)
     };
 }
 #[cfg(not(target_arch = "x86_64"))]
