@@ -3,7 +3,7 @@
 //! Nothing here looks at the build host's CPU. The flags of a level come from src/isa_list.rs, the list the crate detects
 //! by. With `DOGE_EMULATE=1`, which is for the tests, those that need more than AVX2 are compiled for a CPU that has no more
 //! (tests/emulator/x86). A compiler too old for a level leaves the level out, with a warning; `DOGE_REQUIRE_ISA=avx512bf16` (or a list, or
-//! `all`) makes that an error.
+//! `all`) makes that an error. `DOGE_BUILD_ISA=avx2` (or a list) compiles these alone, and scalar, without which nothing runs.
 
 #[path = "build/cuda.rs"]
 mod cuda;
@@ -41,6 +41,7 @@ fn main() {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=DOGE_REQUIRE_ISA");
+    println!("cargo::rerun-if-env-changed=DOGE_BUILD_ISA");
     println!("cargo::rerun-if-env-changed=DOGE_SANITIZE");
     println!("cargo::rerun-if-env-changed=DOGE_EMULATE");
     println!("cargo::rustc-check-cfg=cfg(doge_emulate)");
@@ -57,8 +58,12 @@ fn main() {
     tell_origin();
     cuda::build().unwrap_or_else(|why| fail(&why));
 
-    let required = required_levels();
-    for (level, outcome) in LEVELS.iter().zip(compile_all()) {
+    let required = named_levels("DOGE_REQUIRE_ISA");
+    let wanted = wanted_levels();
+    if let Some(name) = required.iter().find(|name| wanted.iter().all(|level| level.name != **name)) {
+        fail(&format!("ISA level {name} is required (DOGE_REQUIRE_ISA) and left out (DOGE_BUILD_ISA)"));
+    }
+    for (level, outcome) in wanted.iter().zip(compile_all(&wanted)) {
         match outcome {
             Ok(()) => println!("cargo::rustc-cfg=doge_isa=\"{}\"", level.name),
             Err(why) if level.name == "scalar" => fail(&format!("the kernels cannot be compiled: {why}")),
@@ -76,40 +81,50 @@ fn fail(why: &str) -> ! {
     std::process::exit(1)
 }
 
-/// The levels of `DOGE_REQUIRE_ISA`. An unknown word is an error.
-fn required_levels() -> Vec<&'static str> {
-    let words = env::var("DOGE_REQUIRE_ISA").unwrap_or_default();
+/// The levels of `DOGE_BUILD_ISA` and scalar; all of them if it names none.
+fn wanted_levels() -> Vec<&'static Level> {
+    let named = named_levels("DOGE_BUILD_ISA");
+    LEVELS.iter().filter(|level| named.is_empty() || level.name == "scalar" || named.contains(&level.name)).collect()
+}
+
+/// The levels that a variable names: a list, or `all`. An unknown word is an error.
+fn named_levels(variable: &str) -> Vec<&'static str> {
+    let words = env::var(variable).unwrap_or_default();
     let mut out = Vec::new();
     for word in words.split(',').map(str::trim).filter(|w| !w.is_empty()) {
         match LEVELS.iter().find(|l| l.name == word) {
             Some(level) => out.push(level.name),
             None if word == "all" => out.extend(LEVELS.iter().map(|l| l.name)),
-            None => fail(&format!("DOGE_REQUIRE_ISA: unknown ISA level '{word}'")),
+            None => fail(&format!("{variable}: unknown ISA level '{word}'")),
         }
     }
     out
 }
 
-/// Compiles the levels side by side, as many at a time as cargo would; what became of each, in their order.
-fn compile_all() -> Vec<Result<(), String>> {
-    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
+/// Compiles the levels; what became of each, in their order.
+fn compile_all(levels: &[&Level]) -> Vec<Result<(), String>> {
     let common = common();
-    let builds: Vec<_> = LEVELS.iter().map(|level| prepare(&common, level)).collect();
-    let next = AtomicUsize::new(0);
-    let compile = |i: usize| {
+    let builds: Vec<_> = levels.iter().map(|level| prepare(&common, level)).collect();
+    side_by_side(levels.len(), |i| {
         let build: &cc::Build = builds[i].as_ref().map_err(String::clone)?;
-        build.try_compile(&format!("doge_{}", LEVELS[i].name)).map_err(|e| e.to_string())
+        build.try_compile(&format!("doge_{}", levels[i].name)).map_err(|e| e.to_string())
+    })
+}
+
+/// What `work` makes of 0, 1, ... n - 1, as many at a time as cargo would.
+fn side_by_side<T: Send>(n: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize).max(1);
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < n);
+        std::iter::from_fn(take).map(|i| (i, work(i))).collect::<Vec<_>>()
     };
-    let work = || {
-        let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < LEVELS.len());
-        std::iter::from_fn(take).map(|i| (i, compile(i))).collect::<Vec<_>>()
-    };
-    let mut outcomes: Vec<(usize, Result<(), String>)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs.min(LEVELS.len())).map(|_| scope.spawn(work)).collect();
+    let mut done: Vec<(usize, T)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.min(n)).map(|_| scope.spawn(some)).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| fail("compiling the kernels"))).collect()
     });
-    outcomes.sort_by_key(|(i, _)| *i);
-    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 /// What compiles one level into libdoge_<level>.a, or why that cannot be. Levels are prepared one after another: the compiler
@@ -124,7 +139,8 @@ fn prepare(common: &cc::Build, level: &Level) -> Result<cc::Build, String> {
         let msvc = env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("msvc");
         let emulated = |feature: &&&str| emulates() && !NOT_EMULATED.contains(feature);
         if level.features.iter().any(|feature| emulated(&feature)) {
-            build.include(EMULATOR).flag("-Wno-psabi");
+            // Compiled in half the time that -O3 takes, to as fast a test.
+            build.include(EMULATOR).flag("-Wno-psabi").opt_level(2);
         }
         for feature in level.features.iter().filter(emulated) {
             build.define(&format!("EMULATE_{}", feature.replace('-', "_")), None);

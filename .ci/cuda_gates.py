@@ -7,6 +7,8 @@ For every kernel and every architecture: nothing on the stack, nothing spilled, 
 table's budget, and the instructions there that the kernel is written for. --write makes the table's figures anew (not its
 instructions); look at what changed before committing it. Needs cuobjdump on PATH.
 """
+import concurrent.futures
+import os
 import pathlib
 import re
 import subprocess
@@ -64,9 +66,12 @@ def machine_code(fatbin):
 def main():
     folder, write = pathlib.Path(sys.argv[1]), "--write" in sys.argv
     use, code = {}, {}
-    for fatbin in sorted(folder.glob("*.fatbin")):
-        use |= resources(fatbin)
-        code |= machine_code(fatbin)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as side_by_side:
+        fatbins = sorted(folder.glob("*.fatbin"))
+        for found in side_by_side.map(resources, fatbins):
+            use |= found
+        for found in side_by_side.map(machine_code, fatbins):
+            code |= found
     kernels, archs = sorted({k for _, k in use}), sorted({a for a, _ in use})
     if not kernels:
         sys.exit(f"{folder} holds no fatbin with kernels")

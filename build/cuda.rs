@@ -52,22 +52,10 @@ fn compile() -> Result<Vec<(String, PathBuf)>, String> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
         .collect();
     sources.sort();
-    let at_once = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1);
-    let mut images = Vec::new();
-    for sources in sources.chunks(at_once) {
-        let running: Vec<_> = sources.iter().map(|source| start(&nvcc, source, &archs)).collect::<Result<_, _>>()?;
-        for (name, path, child) in running {
-            let output = child.wait_with_output().map_err(|e| e.to_string())?;
-            if !output.status.success() {
-                return Err(format!("nvcc failed on {name}.cu:\n{}", String::from_utf8_lossy(&output.stderr)));
-            }
-            images.push((name, path));
-        }
-    }
-    Ok(images)
+    super::side_by_side(sources.len(), |i| compile_one(&nvcc, &sources[i], &archs)).into_iter().collect()
 }
 
-fn start(nvcc: &Path, source: &Path, archs: &[u32]) -> Result<(String, PathBuf, std::process::Child), String> {
+fn compile_one(nvcc: &Path, source: &Path, archs: &[u32]) -> Result<(String, PathBuf), String> {
     let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let path = out_dir().join(format!("{name}.fatbin"));
     let mut command = Command::new(nvcc);
@@ -78,9 +66,11 @@ fn start(nvcc: &Path, source: &Path, archs: &[u32]) -> Result<(String, PathBuf, 
     }
     let first = archs.iter().min().ok_or("DOGE_CUDA_ARCHS names no architecture")?;
     command.args(["-gencode".into(), format!("arch=compute_{first},code=compute_{first}")]);
-    command.arg("-o").arg(&path).arg(source).stderr(std::process::Stdio::piped());
-    let child = command.spawn().map_err(|e| format!("{}: {e}", nvcc.display()))?;
-    Ok((name, path, child))
+    let output = command.arg("-o").arg(&path).arg(source).output().map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    if !output.status.success() {
+        return Err(format!("nvcc failed on {name}.cu:\n{}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok((name, path))
 }
 
 /// `DOGE_CUDA_ARCHS`, such as `80,90`.
