@@ -7,8 +7,8 @@
 // slower with six runs than with two there, 2 to 7 % with three, and with one a tenth at bf16, whose chain then waits for itself.
 // Intel's prefetchers end at a page and like more streams: of what memory gives, two take 85 to 89 % at f32 and 89 to 93 at
 // bf16, four 94 and 94 to 99, eight no more (Emerald Rapids; with AVX2 a token of the 320M at bf16 is 27 % faster with four than
-// with two); so the lane headers say how many. Few chains have their price where the caches hold the weights: 16-bit rows, which
-// widen as they go, lose a sixth with two.
+// with two, and 10 % on Zen 3, where eight change nothing); so the lane headers say how many. Few chains have their price where
+// the caches hold the weights: 16-bit rows, which widen as they go, lose a sixth with two.
 #pragma once
 
 namespace {

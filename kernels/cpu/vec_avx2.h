@@ -13,7 +13,7 @@ constexpr size_t LANES = 8;
 constexpr int TILE_ROWS = 4, TILE_COLS = 3; // 12 sums + 3 weights + 1 of x = the 16 registers
 constexpr int MIX_ROWS = 6, MIX_SUMS = 12;   // 12 sums + 2 of v + 1 of p
 constexpr int SCORE_KEYS = 3, SCORE_VECTORS = 2;
-constexpr int GEMV_STREAMS = 4; // for Intel's CPUs; on Zen 4, which has a better level, two are a little faster
+constexpr int GEMV_STREAMS = 4; // for Intel's CPUs and Zen 3; on Zen 4, which has a better level, two are a little faster
 
 struct F32V { __m256 v; };
 struct MaskV { __m256 m; };
