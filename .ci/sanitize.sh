@@ -25,7 +25,7 @@ check_memory() (
   export CARGO_PROFILE_DEV_DEBUG=line-tables-only # a finding says where
   export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/sanitize
   # The emulator's library is loaded later, and finds the runtime in the test program.
-  export RUSTFLAGS="-Zsanitizer=address -Zshare-generics=n -C link-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__ubsan_*"
+  export RUSTFLAGS="--cfg sanitized -Zsanitizer=address -Zshare-generics=n -C link-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__ubsan_*"
   export UBSAN_OPTIONS=print_stacktrace=1
   tests=(cargo test --quiet --config .ci/sanitize.toml --target "$TARGET" --no-default-features --features capi,cuda)
   here=(--lib --test kernel_matrix --test kernel_props --test session --test laws --test replay --test capi)
