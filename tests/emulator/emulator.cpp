@@ -37,6 +37,7 @@ struct BulkCopy {
 
 struct Thread {
   Fibre fibre;
+  uint32_t team, of_team; // its team, and its place there
   uint32_t barrier;
   uint32_t group; // of asynchronous copies
   std::vector<Copy> copies;
@@ -73,7 +74,8 @@ struct Block {
   std::vector<State> states; // of the threads; nothing else, for most rounds do little but look for who can go on
   std::vector<Warp> warps;
   uint32_t first_stack, left;
-  uint32_t current, team, of_team; // who runs: in the block, its team, and its place there
+  uint32_t current; // who runs
+  bool pausing;     // some thread does
   Barrier barriers[2 * BARRIERS];
   std::unique_ptr<unsigned char[]> shared, ring;
   size_t shared_bytes, ring_bytes;
@@ -135,7 +137,7 @@ struct Random {
   uint64_t state;
   uint32_t below(uint32_t n) {
     state = state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((state >> 33) % n);
+    return (uint32_t)((state >> 32) * n >> 32);
   }
 };
 
@@ -145,42 +147,42 @@ bool is_greedy(uint32_t seed) { return seed % 4 == 3; }
 
 bool descends(uint32_t seed) { return seed == 1 || seed % 8 == 7; }
 
-/// The order in which the threads of a block have their turns: ascending, descending, or shuffled.
+/// Who has a turn after whom: ascending, descending, or those that can go on when a round begins, shuffled.
 struct Order {
   std::vector<uint32_t> shuffled;
-  uint32_t n;
-  bool down;
+  uint32_t n, turns;
+  bool down, shuffles;
 
-  Order(uint32_t n, uint32_t seed) : n(n), down(descends(seed)) {
-    if (seed > 1 && !is_greedy(seed)) shuffled.resize(n);
-  }
+  Order(uint32_t n, uint32_t seed) : shuffled(n), n(n), turns(n), down(descends(seed)), shuffles(seed > 1 && !is_greedy(seed)) {}
 
-  void shuffle(Random &random) {
-    for (uint32_t i = 0; i < shuffled.size(); ++i) shuffled[i] = i;
-    for (uint32_t i = (uint32_t)shuffled.size(); i-- > 1;) std::swap(shuffled[i], shuffled[random.below(i + 1)]);
-  }
-
-  uint32_t thread(uint32_t turn) const { return !shuffled.empty() ? shuffled[turn] : down ? n - 1 - turn : turn; }
-
-  /// The first turn from `turn` on whose thread can go on; n if there is none.
-  uint32_t next(const State *states, uint32_t turn) const {
-    if (!shuffled.empty()) {
-      while (turn < n && states[shuffled[turn]] != RUNS) ++turn;
-      return turn;
+  void begin_round(const State *states, Random &random) {
+    if (!shuffles) return;
+    turns = 0;
+    for (uint32_t i = 0; i < n; ++i) {
+      shuffled[turns] = i;
+      turns += states[i] == RUNS;
     }
+    for (uint32_t i = turns; i-- > 1;) std::swap(shuffled[i], shuffled[random.below(i + 1)]);
+  }
+
+  uint32_t thread(uint32_t turn) const { return shuffles ? shuffled[turn] : down ? n - 1 - turn : turn; }
+
+  /// The first turn from `turn` on whose thread can go on; `turns` or more if there is none.
+  uint32_t next(const State *states, uint32_t turn) const {
+    if (shuffles) return turn; // nobody but a thread itself ends that
     const void *const found = down ? memrchr(states, RUNS, n - turn) : memchr(states + turn, RUNS, n - turn);
     return found == nullptr ? n : thread((uint32_t)((const State *)found - states)); // which turn is whose is its own inverse
   }
 };
 
 void begin_block(Block &block) {
-  const uint32_t n = block.kernel->threads;
-  block.left = n;
+  const uint32_t n = block.kernel->threads, team = n / block.kernel->teams;
+  block.left = n, block.pausing = false;
   if (block.shared) memset(block.shared.get(), POISON, block.shared_bytes + CANARY);
   if (block.ring) memset(block.ring.get(), POISON, block.ring_bytes + CANARY);
   for (uint32_t i = 0; i < n; ++i) {
     Thread &thread = block.threads[i];
-    thread.group = 0;
+    thread.team = i / team, thread.of_team = i % team, thread.group = 0;
     thread.copies.clear();
     thread.fibre.start(block.first_stack + i, enter);
   }
@@ -193,13 +195,13 @@ void begin_block(Block &block) {
 /// Each thread that can go on does, once; a greedy one as long as it can. Did any do more than look?
 bool round(Block &block, uint32_t seed, Random &random, Order &order) {
   running = &block;
-  order.shuffle(random);
-  std::replace(block.states.begin(), block.states.end(), PAUSES, RUNS);
+  if (block.pausing) std::replace(block.states.begin(), block.states.end(), PAUSES, RUNS);
+  block.pausing = false;
+  order.begin_round(block.states.data(), random);
   bool progress = false;
-  const uint32_t team = block.kernel->threads / block.kernel->teams;
-  for (uint32_t turn = 0; (turn = order.next(block.states.data(), turn)) < order.n; turn = is_greedy(seed) ? 0 : turn + 1) {
+  for (uint32_t turn = 0; (turn = order.next(block.states.data(), turn)) < order.turns; turn = is_greedy(seed) ? 0 : turn + 1) {
     const uint32_t i = order.thread(turn);
-    block.current = i, block.team = i / team, block.of_team = i % team;
+    block.current = i;
     switch_fibre(block.scheduler, block.threads[i].fibre);
     if (!block.error.empty()) return true;
     progress = progress || block.states[i] != PAUSES;
@@ -286,11 +288,14 @@ const char *launch(const Kernel &kernel, Grid grid, const void *args, uint32_t s
   return error.empty() ? nullptr : error.c_str();
 }
 
-uint32_t thread() { return running->of_team; }
-uint32_t team() { return running->team; }
+uint32_t thread() { return current().of_team; }
+uint32_t team() { return current().team; }
 Grid block() { return running->at; }
 void *ring() { return running->ring.get(); }
-void pause() { park(PAUSES); }
+void pause() {
+  running->pausing = true;
+  park(PAUSES);
+}
 
 void fail(const char *what, const char *file, uint32_t line) {
   running->error = std::string(what) + " (" + file + ":" + std::to_string(line) + ")";

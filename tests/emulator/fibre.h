@@ -33,32 +33,29 @@ inline char *stack(uint32_t i) {
 
 #if defined(__x86_64__)
 
-/// A switch saves what the calling convention wants saved, and exchanges the stack pointer.
+/// Where a fibre goes on. Everything else is lost across a switch, and the compiler knows: it saves what it needs. Inlined, not a
+/// function: its return would come from another stack than its call, and so would the next ones, which the processor foresees by
+/// their calls.
 struct Fibre {
-  void *stack_pointer;
+  void *stack_pointer, *frame_pointer, *place;
   void start(uint32_t i, void (*enter)()) {
-    void **top = reinterpret_cast<void **>(stack(i) + STACK_BYTES - 64);
-    *--top = nullptr; // where enter would return to
-    *--top = reinterpret_cast<void *>(enter);
-    for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
-    stack_pointer = top;
+    void **const top = reinterpret_cast<void **>(stack(i) + STACK_BYTES - 64) - 1;
+    *top = nullptr; // where enter would return to
+    stack_pointer = top, frame_pointer = nullptr, place = reinterpret_cast<void *>(enter);
   }
 };
 
-extern "C" void doge_emulator_switch(void **from, void *to);
-asm(R"(
-.text
-.globl doge_emulator_switch
-.hidden doge_emulator_switch
-.type doge_emulator_switch,@function
-doge_emulator_switch:
-  pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15
-  movq %rsp,(%rdi)
-  movq %rsi,%rsp
-  popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp
-  ret
-)");
-inline void switch_fibre(Fibre &from, Fibre &to) { doge_emulator_switch(&from.stack_pointer, to.stack_pointer); }
+[[gnu::always_inline]] inline void switch_fibre(Fibre &from, Fibre &to) {
+  Fibre *f = &from, *t = &to;
+  asm volatile(
+      "movq %%rsp,(%0); movq %%rbp,8(%0); leaq 1f(%%rip),%%rax; movq %%rax,16(%0)\n"
+      "movq (%1),%%rsp; movq 8(%1),%%rbp; jmp *16(%1)\n"
+      "1:"
+      : "+D"(f), "+S"(t)
+      :
+      : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4",
+        "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory");
+}
 
 #else
 
