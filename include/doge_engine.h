@@ -286,8 +286,8 @@ typedef struct {
    */
   const char *isa;
   /*
-   Not 0: beside bf16 weights activations are rounded to bf16, which is faster and less exact; on a GPU those of a prompt's
-   attention too, beside weights of every format.
+   Not 0: beside bf16 weights activations are rounded to bf16, which is less exact, and faster where the CPU has a bf16 dot
+   product (avx512bf16, amx) and on a GPU; there those of a prompt's attention too, beside weights of every format.
    */
   int32_t bf16_activations;
   /*
