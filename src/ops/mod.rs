@@ -60,8 +60,8 @@ pub enum Activations {
     #[default]
     F32,
     /// Rounded to bf16, as transformers and others do in bf16: twice as fast in a prompt where the CPU has a bf16 dot
-    /// product, and a tenth or two slower elsewhere. Attention too where K and V are kept in bf16, beside weights of every format;
-    /// on a GPU that of a prompt.
+    /// product, and a tenth or two slower with AVX2 alone. Attention too where K and V are kept in bf16, beside weights of every
+    /// format; on a GPU that of a prompt.
     Bf16,
 }
 

@@ -33,9 +33,7 @@ inline char *stack(uint32_t i) {
 
 #if defined(__x86_64__)
 
-/// Where a fibre goes on. Everything else is lost across a switch, and the compiler knows: it saves what it needs. Inlined, not a
-/// function: its return would come from another stack than its call, and so would the next ones, which the processor foresees by
-/// their calls.
+/// Where a fibre goes on.
 struct Fibre {
   void *stack_pointer, *frame_pointer, *place;
   void start(uint32_t i, void (*enter)()) {
@@ -45,6 +43,8 @@ struct Fibre {
   }
 };
 
+/// Every other register is lost, and the compiler knows: it saves what it needs. Inlined, for a function would return on another
+/// stack than it was called on, and so would its callers, whose returns the processor foresees by their calls.
 [[gnu::always_inline]] inline void switch_fibre(Fibre &from, Fibre &to) {
   Fibre *f = &from, *t = &to;
   asm volatile(

@@ -54,8 +54,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// What bf16 weights are multiplied with: f32 (on level amx in bf16 parts that add up to it), or activations rounded to
     /// bf16, as other engines do it, which is faster in a prompt where the CPU has a bf16 dot product (levels avx512bf16 and
-    /// amx), and a tenth or two slower elsewhere. Attention is rounded too, beside weights of every format: with --kv-dtype
-    /// bf16, and on a GPU that of a prompt
+    /// amx), and a tenth or two slower with AVX2 alone. Attention is rounded too, beside weights of every format: with
+    /// --kv-dtype bf16, and on a GPU that of a prompt
     #[arg(long, value_enum, default_value_t = ActivationsWord::F32)]
     pub activations: ActivationsWord,
     /// Threads; auto tries this model with fewer and fewer at the start, some tenths of a second, and takes the fewest that
