@@ -203,6 +203,44 @@ fn what_is_not_understood_is_refused_by_name() {
     assert!(matches!(&scale, Error::NonFiniteValue { place } if place.contains("scale")), "{scale}");
 }
 
+/// Whatever stands in the folder stays: weights of any name, shards, the source itself, another model's config.
+#[test]
+fn nothing_is_written_over() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let copy = |case: &str, names: [&str; 2]| {
+        let folder = tempfile::tempdir().unwrap();
+        for file in fs::read_dir(golden.join(case)).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            fs::copy(&file, folder.path().join(if name == names[0] { names[1] } else { name })).unwrap();
+        }
+        folder
+    };
+    let state = |folder: &Path| {
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let source = golden.join("v2_gqa");
+    let (sharded, renamed) = (copy("sharded", [""; 2]), copy("v2_gqa", ["model.safetensors", "weights.safetensors"]));
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("config.json"), "{}").unwrap();
+    for (source, folder) in [
+        (sharded.path(), sharded.path()),
+        (&renamed.path().join("weights.safetensors"), renamed.path()),
+        (&source, sharded.path()),
+        (&source, renamed.path()),
+        (&source, other.path()),
+    ] {
+        let before = state(folder);
+        let refused = quantize::write(source, Dtype::Int8, folder).unwrap_err();
+        assert!(matches!(&refused, Error::BadArgument { why, .. } if why.contains("there already")), "{refused}");
+        assert_eq!(before, state(folder));
+    }
+    // What is to stand there, and does, is no hindrance.
+    fs::copy(source.join("config.json"), other.path().join("config.json")).unwrap();
+    quantize::write(&source, Dtype::Int8, other.path()).unwrap();
+    load(other.path(), None);
+}
+
 /// Sum of the squared errors of a quantised matrix.
 fn squared_error(dtype: Dtype, x: &[f32], cols: usize) -> f64 {
     let shape = [x.len() / cols, cols];

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde_json::{json, Map, Value};
@@ -13,6 +13,7 @@ use serde_json::{json, Map, Value};
 use crate::{
     matrix_bytes,
     model::{
+        archive::INDEX,
         checkpoint::Opened,
         schema::{self, Hold, Row},
         LoadOptions,
@@ -90,7 +91,7 @@ struct Entry {
 ///
 /// # Errors
 /// As [`crate::model::Checkpoint::load`]; [`Error::BadArgument`] if `dtype` is no integer format, if the checkpoint is quantised already or if
-/// there are weights in `folder`; [`Error::Io`].
+/// there are weights in `folder`, or other files of the names that it gives its own; [`Error::Io`].
 pub fn write(source: &Path, dtype: Dtype, folder: &Path) -> Result<usize> {
     let bad = |why: String| Error::BadArgument { what: "quantize", why };
     if !dtype.is_int() {
@@ -101,20 +102,14 @@ pub fn write(source: &Path, dtype: Dtype, folder: &Path) -> Result<usize> {
     if opened.is_packed() {
         return Err(bad(format!("'{}' is quantised already; use the checkpoint it was made from", source.display())));
     }
-    let target = folder.join("model.safetensors");
-    if target.exists() {
-        return Err(bad(format!("'{}' is there already; choose another folder", target.display())));
-    }
+    std::fs::create_dir_all(folder).map_err(io(folder))?;
+    let from = if source.is_dir() { source } else { source.parent().unwrap_or(Path::new("")) };
+    let companions = companions(from, folder)?;
     let entries = entries(&opened, dtype)?;
     let header = header(&entries, dtype, source);
 
-    let io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| Error::Io { path, source }
-    };
-    std::fs::create_dir_all(folder).map_err(io(folder))?;
-    // Under its name only when it is whole.
-    let unfinished = folder.join("model.safetensors.unfinished");
+    // Under its name only when all is there.
+    let (target, unfinished) = (folder.join("model.safetensors"), folder.join("model.safetensors.unfinished"));
     let written = || -> Result<usize> {
         let mut out = BufWriter::new(File::create(&unfinished).map_err(io(&unfinished))?);
         out.write_all(&header).map_err(io(&unfinished))?;
@@ -123,19 +118,50 @@ pub fn write(source: &Path, dtype: Dtype, folder: &Path) -> Result<usize> {
             out.write_all(&bytes).map_err(io(&unfinished))?;
         }
         out.into_inner().map_err(|error| error.into_error()).and_then(|file| file.sync_all()).map_err(io(&unfinished))?;
+        for (path, bytes) in &companions {
+            std::fs::write(path, bytes).map_err(io(path))?;
+        }
         std::fs::rename(&unfinished, &target).map_err(io(&target))?;
         Ok(header.len() + entries.iter().map(|entry| entry.bytes).sum::<usize>())
     };
-    let bytes = written().inspect_err(|_| _ = std::fs::remove_file(&unfinished))?;
+    written().inspect_err(|_| {
+        let made = companions.iter().map(|(path, _)| path).chain([&unfinished]);
+        made.for_each(|path| _ = std::fs::remove_file(path));
+    })
+}
 
-    let from = if source.is_dir() { source } else { source.parent().unwrap_or(Path::new("")) };
-    for name in COMPANIONS {
-        let path = from.join(name);
-        if path.exists() {
-            std::fs::copy(&path, folder.join(name)).map_err(io(&path))?;
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Io { path, source }
+}
+
+/// What is to stand beside the weights in `folder`, and is not there yet. Nothing in `folder` is ever written over: an error if it
+/// holds weights of any name (it may be `from` itself), or another file in the place of one of these.
+fn companions(from: &Path, folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let taken = |path: &Path| {
+        let why = format!("'{}' is there already; choose another folder", path.display());
+        Error::BadArgument { what: "quantize", why }
+    };
+    for entry in std::fs::read_dir(folder).map_err(io(folder))? {
+        let path = entry.map_err(io(folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") || path.ends_with(INDEX) {
+            return Err(taken(&path));
         }
     }
-    Ok(bytes)
+    let mut companions = Vec::new();
+    for name in COMPANIONS {
+        let (source, path) = (from.join(name), folder.join(name));
+        if !source.is_file() {
+            continue;
+        }
+        let bytes = std::fs::read(&source).map_err(io(&source))?;
+        match std::fs::read(&path) {
+            Ok(there) if there == bytes => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => companions.push((path, bytes)),
+            Ok(_) | Err(_) => return Err(taken(&path)),
+        }
+    }
+    Ok(companions)
 }
 
 /// Tiles first, whose size is a multiple of [`ALIGN`], so that all of them stand at one.

@@ -30,16 +30,7 @@ pub enum Source {
 impl Source {
     pub fn find(options: &ModelOptions, quiet: bool) -> Result<Self, Failure> {
         let Some(model) = &options.model else { return embedded() };
-        let Some(name) = model.to_str() else { return Ok(Source::Path(model.clone())) }; // no repository's name
-        let (revision, environment) = (options.revision.as_deref(), Environment::from_process());
-        let resolved = match hub::resolve(name, revision, &environment) {
-            Err(Error::ModelNotFound { .. }) if options.download => download(name, revision, &environment, quiet)?,
-            other => other?,
-        };
-        if let Some(note) = resolved.note.filter(|_| !quiet) {
-            report::note(note);
-        }
-        Ok(Source::Path(resolved.path))
+        resolve(model, options.revision.as_deref(), options.download, quiet).map(Source::Path)
     }
 
     pub fn name(&self) -> String {
@@ -92,6 +83,20 @@ impl Source {
         }
         Ok(config)
     }
+}
+
+/// The path of a checkpoint that a path or `owner/name` means.
+pub fn resolve(model: &Path, revision: Option<&str>, downloads: bool, quiet: bool) -> Result<PathBuf, Failure> {
+    let Some(name) = model.to_str() else { return Ok(model.to_path_buf()) }; // no repository's name
+    let environment = Environment::from_process();
+    let resolved = match hub::resolve(name, revision, &environment) {
+        Err(Error::ModelNotFound { .. }) if downloads => download(name, revision, &environment, quiet)?,
+        other => other?,
+    };
+    if let Some(note) = resolved.note.filter(|_| !quiet) {
+        report::note(note);
+    }
+    Ok(resolved.path)
 }
 
 #[cfg(feature = "embedded-model")]

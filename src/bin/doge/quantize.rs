@@ -5,14 +5,20 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 use clap::Args;
 use doge_engine::{quantize, Dtype};
 
-use crate::{failure::Failure, report::mebibytes};
+use crate::{engine, failure::Failure, report::mebibytes};
 
 /// Writes a checkpoint with int8 or int4 weights, which loads in place
 #[derive(Args, Debug)]
 pub struct QuantizeArgs {
-    /// The checkpoint: a folder, or a .safetensors file with config.json beside it
-    #[arg(short, long, value_name = "PATH")]
+    /// The checkpoint: a folder, a .safetensors file with config.json beside it, or owner/name from the Hugging Face cache
+    #[arg(short, long, value_name = "PATH|OWNER/NAME")]
     pub model: PathBuf,
+    /// Branch, tag or commit of owner/name [default: main]
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
+    /// Fetch owner/name into the Hugging Face cache if it is not there (the only use of the network)
+    #[arg(long)]
+    pub download: bool,
     /// int8 (8.5 bits a weight) or int4 (4.5 bits)
     #[arg(long, value_name = "DTYPE")]
     pub dtype: Dtype,
@@ -26,7 +32,8 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::Usage(format!("--dtype {} is no integer format; expected int8 or int4", args.dtype)));
     }
     let start = Instant::now();
-    let bytes = quantize::write(&args.model, args.dtype, &args.output)?;
+    let source = engine::resolve(&args.model, args.revision.as_deref(), args.download, false)?;
+    let bytes = quantize::write(&source, args.dtype, &args.output)?;
     eprintln!("{}: {} in {:.1} s", args.output.display(), mebibytes(bytes as u64), start.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }
