@@ -102,6 +102,33 @@ fn a_longer_block_finds_the_keys_of_a_sliding_window() {
     assert_eq!(run(4), run(64));
 }
 
+/// Each head of V1 has rows of its own in what was reserved, though the keys are shared as yet; a longer block alone needs less.
+#[test]
+fn a_longer_block_finds_the_keys_of_every_head() {
+    let (model, ids) = (model(config(|c| c.keep_window_size = 40), true, Dtype::F32), prompt(60));
+    let options = SessionOptions::default().block(8).routing(Routing::Reference); // of experts, of which there are none
+    let mut session = Session::new(&model, &cpu(2), options).unwrap();
+    let mut bits = logits(&mut session, &ids[..9], &[9]);
+    session.reserve(50).unwrap();
+    bits.extend(logits(&mut session, &ids[9..], &[20, 31]));
+    assert_eq!(bits, logits(&mut self::session(&model, &cpu(1), 64), &ids, &[60]));
+}
+
+/// Rows of 256 columns take more room than rows of 264 where they are rounded or split.
+#[test]
+fn layers_of_any_width_run() {
+    for (hidden, intermediate) in [(256, 264), (264, 256), (256, 40)] {
+        let change = |c: &mut Config| (c.hidden_size, c.intermediate_size, c.head_dim) = (hidden, intermediate, 16);
+        for dtype in [Dtype::Bf16, Dtype::Int8] {
+            let model = model(config(change), false, dtype);
+            for activations in [Activations::F32, Activations::Bf16] {
+                let cpu = cpu(2).with_activations(activations);
+                session(&model, &cpu, 16).feed(&prompt(20)).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn the_last_token_does_not_reach_back() {
     let (ids, mut changed) = (prompt(60), prompt(60));

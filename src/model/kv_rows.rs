@@ -35,13 +35,13 @@ impl KvRows {
         self.arenas
     }
 
-    /// Makes room for `arenas` arenas, a multiple of those there are, of `rows` rows. What was arena i is then arena
-    /// i · `arenas` / (arenas before).
+    /// Makes room for `arenas` arenas of `rows` rows, and for no fewer than there are; more arenas are a multiple of those.
+    /// What was arena i is then arena i · (arenas now) / (arenas before).
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; nothing has changed then.
     pub fn grow(&mut self, arenas: usize, rows: usize) -> Result<()> {
-        let rows = rows.max(self.rows);
+        let (arenas, rows) = (arenas.max(self.arenas), rows.max(self.rows));
         if (arenas, rows) == (self.arenas, self.rows) {
             return Ok(());
         }

@@ -109,22 +109,23 @@ impl LayerState {
     /// rows are found by place, is laid anew at once for a sequence of `tokens` tokens.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`]; nothing has changed then.
     pub fn set_block(&mut self, block: usize, tokens: usize) -> Result<()> {
         let shape = StateShape { block, ..self.shape };
         let Some(window) = shape.sliding_window.filter(|_| tokens > 0) else {
             self.shape = shape;
             return Ok(());
         };
-        let old = std::mem::replace(self, LayerState::new(shape));
-        self.reserve(tokens)?;
-        self.tokens = old.tokens;
-        let (rows, old_rows) = (shape.rows(tokens), old.shape.rows(tokens));
+        let mut anew = LayerState::new(shape);
+        anew.reserve(tokens)?;
+        anew.tokens = self.tokens;
+        let (rows, old_rows) = (shape.rows(tokens), self.shape.rows(tokens));
         for place in tokens.saturating_sub(window)..tokens {
             let (to, from) = (place % rows, place % old_rows);
-            (0..old.kv.arenas()).for_each(|arena| self.kv.copy_row(arena, to, &old.kv, arena, from));
-            self.ring.iter_mut().zip(&old.ring).for_each(|(ring, was)| ring[to] = was[from]);
+            (0..self.kv.arenas()).for_each(|arena| anew.kv.copy_row(arena, to, &self.kv, arena, from));
+            anew.ring.iter_mut().zip(&self.ring).for_each(|(ring, was)| ring[to] = was[from]);
         }
+        *self = anew;
         Ok(())
     }
 

@@ -75,11 +75,12 @@ impl Scratch {
                 self.routing.grow(cpu.router_scratch(keys, top))?;
             }
         }
-        let widest = match cpu.activations() {
-            Activations::F32 if !cpu.splits(Dtype::Bf16) => checkpoint.weights.widest_int_input,
-            Activations::F32 | Activations::Bf16 => hidden_size.max(intermediate_size).max(config.q_rows()),
+        let widths = match cpu.activations() {
+            Activations::F32 if !cpu.splits(Dtype::Bf16) => [checkpoint.weights.widest_int_input, 0, 0],
+            Activations::F32 | Activations::Bf16 => [hidden_size, intermediate_size, config.q_rows()],
         };
-        self.prepared.grow(cpu.prepared_words(rows, widest))
+        // Not of the widest: rows of some lengths stand further apart than somewhat longer ones.
+        self.prepared.grow(widths.map(|width| cpu.prepared_words(rows, width)).into_iter().max().unwrap_or(0))
     }
 }
 

@@ -29,7 +29,8 @@ impl Session {
     /// # Errors
     /// Before anything is changed: [`Error::TokenOutOfRange`], [`Error::ContextFull`], [`Error::OutOfMemory`],
     /// [`Error::BadArgument`] if `ids` is empty. On the way: [`Error::NonFinite`]; the session holds the blocks before the
-    /// one in which it happened, as if only they had been fed, and [`Session::logits`] has nothing. Never panics.
+    /// one in which it happened, as if only they had been fed (rotated as in this call, where its length matters), and
+    /// [`Session::logits`] has nothing. Never panics.
     ///
     /// On a device also [`Error::UnsupportedOnDevice`] and [`Error::Device`]; there only logits are looked at for
     /// [`Error::NonFinite`], and the session then holds the block in which it happened.
@@ -38,8 +39,8 @@ impl Session {
     }
 
     /// As [`Session::feed`], and looks at `cancel` before each layer: if it is set, from another thread or a signal
-    /// handler, the call ends. The session holds the blocks that were through by then, as if only they had been fed; to go
-    /// on, feed what comes after [`Session::tokens`]. On a device, `cancel` is looked at before each block.
+    /// handler, the call ends. The session holds the blocks that were through by then, as if only they had been fed (rotated as in
+    /// this call, where its length matters); to go on, feed what comes after [`Session::tokens`]. On a device, `cancel` is looked at before each block.
     ///
     /// # Errors
     /// [`Error::Cancelled`], and as [`Session::feed`]. Never panics.
@@ -186,8 +187,8 @@ impl Session {
     fn admit(&mut self, n: usize, wanted: Logits) -> Result<()> {
         let rows = self.block_of(n).min(n);
         if rows > self.shape.block {
-            self.shape.block = rows;
             self.layers.iter_mut().try_for_each(|layer| layer.set_block(rows, self.tokens))?;
+            self.shape.block = rows;
             self.room = 0;
         }
         let logits = if wanted == Logits::All { rows.min(HEAD_ROWS) } else { 1 };
