@@ -105,6 +105,23 @@ fn a_saved_session_belongs_to_its_model() {
     let load = |model: &Model, options| Session::load(model, &cpu(1), options, &saved).map(drop);
     let error = load(&other, SessionOptions::default()).unwrap_err();
     assert!(matches!(&error, Error::BadSession { why } if why.contains("another model")), "{error}");
+    // Of the same matrices.
+    for change in [
+        (|c| c.weights.layers[1].q_proj.bias.as_mut().unwrap()[3] = 0.5) as fn(&mut Checkpoint),
+        |c| c.weights.layers[1].dt_proj.bias.as_mut().unwrap()[0] = 0.5,
+        |c| c.weights.layers[0].k_norm.as_mut().unwrap()[3] = 0.5,
+    ] {
+        let config = config(|c| c.attention_bias = true);
+        let variant = Variant::v2(&config);
+        let [like, unlike] = [|_: &mut Checkpoint| (), change].map(|change| {
+            let mut checkpoint = Checkpoint::random(config.clone(), variant, Dtype::F32, 11).unwrap();
+            change(&mut checkpoint);
+            Model::new(checkpoint)
+        });
+        let saved = self::session(&like, &cpu(1), 16).save().unwrap();
+        assert!(Session::load(&unlike, &cpu(1), SessionOptions::default(), &saved).is_err());
+        assert!(Session::load(&like, &cpu(1), SessionOptions::default(), &saved).is_ok());
+    }
     let error = load(&one, SessionOptions::default().ctx_size(8)).unwrap_err();
     assert!(matches!(error, Error::ContextFull { limit: 8 }), "{error}");
     load(&one, SessionOptions::default().ctx_size(9)).unwrap();
@@ -194,11 +211,9 @@ fn a_cancelled_call_leaves_whole_blocks() {
 
 /// The table of `dynamic` RoPE depends on the longest call: one that took in nothing was never made.
 #[test]
-fn a_cancelled_call_leaves_no_trace_in_rope() {
-    let json = r#"{"model_type": "doge", "vocab_size": 96, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": 32, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}"#;
-    let config = doge_engine::model::Config::from_json(json.as_bytes(), "config.json".as_ref()).unwrap();
-    let model = model(config, false, Dtype::F32);
+fn a_call_that_took_in_nothing_leaves_no_trace_in_rope() {
+    let config = config(|c| (c.max_position_embeddings, c.rope) = (32, RopeParameters::Dynamic { factor: 4.0 }));
+    let model = model(config.clone(), false, Dtype::F32);
     let ids = prompt(60);
     let (mut straight, mut cancelled) = (session(&model, &cpu(1), 16), session(&model, &cpu(1), 16));
     cancelled.feed_observed(&ids, &mut Impatient { chances: Cell::new(1) }).unwrap_err();
@@ -208,6 +223,22 @@ fn a_cancelled_call_leaves_no_trace_in_rope() {
     straight.feed(&ids[33..50]).unwrap();
     let mut loaded = Session::load(&model, &cpu(1), SessionOptions::default(), &straight.save().unwrap()).unwrap();
     assert_eq!(bits(straight.feed(&[5]).unwrap()), bits(loaded.feed(&[5]).unwrap()));
+
+    // A step of a batch beyond the limit, with a token that is not finite.
+    let mut config = config;
+    config.tie_word_embeddings = false;
+    let variant = Variant::v2(&config);
+    let mut checkpoint = Checkpoint::random(config, variant, Dtype::F32, 11).unwrap();
+    let mut bytes = checkpoint.weights.embed_tokens.matrix().bytes().to_vec();
+    bytes[95 * 48 * 4..].fill(0xff);
+    checkpoint.weights.embed_tokens = Tensor::owned(Dtype::F32, Layout::Rows, 96, 48, bytes).unwrap();
+    let model = Model::new(checkpoint);
+    let mut session = session(&model, &cpu(1), 16);
+    session.feed(&ids[..32]).unwrap();
+    let mut alone = session.fork().unwrap();
+    assert!(matches!(alone.feed(&[95]), Err(Error::NonFinite { .. })));
+    assert!(matches!(Batch::new(&model, &cpu(1)).feed(&mut [&mut session], &[95]), Err(Error::NonFinite { .. })));
+    assert!(session.save().unwrap() == alone.save().unwrap()); // by bytes: what RoPE remembers is among them
 }
 
 #[test]
@@ -252,7 +283,7 @@ fn a_checkpoint_that_contradicts_itself_is_refused() {
         attention_factor: None,
     };
     type Change<'a> = &'a dyn Fn(&mut Checkpoint);
-    let changes: [(&str, Change<'_>); 20] = [
+    let changes: [(&str, Change<'_>); 21] = [
         ("vocab_size", &|c| c.config.vocab_size = 97),
         ("hidden_size", &|c| c.config.hidden_size = 64),
         ("intermediate_size", &|c| c.config.intermediate_size = 8),
@@ -270,6 +301,7 @@ fn a_checkpoint_that_contradicts_itself_is_refused() {
         ("mask_heads", &|c| c.variant.mask_heads = 3),
         ("another number of mask heads", &|c| c.variant.mask_heads = 4),
         ("dense", &|c| c.variant.is_moe = false),
+        ("dense, but for its weights", &|c| (c.config.is_moe, c.variant.is_moe) = (false, false)),
         ("norm", &|c| _ = c.weights.norm.pop()),
         ("q_proj", &|c| c.weights.layers[1].q_proj.weight = tensor(48, 47)),
         ("embed_tokens", &|c| c.weights.embed_tokens = tensor(95, 48)),

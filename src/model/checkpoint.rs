@@ -93,6 +93,11 @@ impl Checkpoint {
         if layers != told {
             return Err(Error::BadArgument { what: "num_hidden_layers", why: format!("is {told}; there are {layers} layers") });
         }
+        let is_moe = self.config.is_moe;
+        if let Some(i) = self.weights.layers.iter().position(|layer| layer.experts.is_some() != is_moe) {
+            let why = format!("is {is_moe}; layer {i} has {} experts", if is_moe { "no" } else { "" });
+            return Err(Error::BadArgument { what: "is_moe", why });
+        }
         Ok(())
     }
 }

@@ -115,7 +115,13 @@ fn fingerprint(checkpoint: &Checkpoint) -> u64 {
             floats(&mut hash, vector);
         }
         floats(&mut hash, &layer.dt_proj.weight);
-        layer.linears().into_iter().for_each(|tensor| sample(&mut hash, tensor));
+        for vector in [&layer.dt_proj.bias, &layer.q_norm, &layer.k_norm] {
+            floats(&mut hash, vector.as_deref().unwrap_or_default());
+        }
+        for linear in layer.linears() {
+            sample(&mut hash, &linear.weight);
+            floats(&mut hash, linear.bias.as_deref().unwrap_or_default());
+        }
         if let Some(experts) = &layer.experts {
             for tensor in [&experts.router_gate, &experts.down_embed, &experts.up_embed] {
                 sample(&mut hash, tensor);

@@ -55,10 +55,9 @@ pub struct LayerWeights {
 }
 
 impl LayerWeights {
-    /// The weights of the layer's linear layers, but for those that are always f32.
-    pub(super) fn linears(&self) -> [&Tensor; 7] {
+    /// The layer's linear layers, but for those whose weights are always f32.
+    pub(super) fn linears(&self) -> [&Linear; 7] {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
-            .map(|l| &l.weight)
     }
 
     /// The same to change; and the matrices of its experts.

@@ -40,12 +40,14 @@ pub struct Batch {
     model: Model,
     cpu: Cpu,
     scratch: Scratch,
+    /// [sessions]: what their RoPE remembered before the step.
+    longest: Vec<usize>,
 }
 
 impl Batch {
     /// For sessions of `model`; its steps run on `cpu`, wherever the sessions themselves do.
     pub fn new(model: &Model, cpu: &Cpu) -> Self {
-        Batch { model: model.clone(), cpu: cpu.clone(), scratch: Scratch::default() }
+        Batch { model: model.clone(), cpu: cpu.clone(), scratch: Scratch::default(), longest: Vec::new() }
     }
 
     /// Feeds `ids[i]` to `sessions[i]`; [`Session::logits`] has the result. Experts are routed per token (for a single
@@ -62,6 +64,8 @@ impl Batch {
         let cpu = &self.cpu.for_rows(ids.len());
         let forward = Forward { cpu, config, variant, weights, routing: Routing::PerToken };
         let (s, half, hidden, vocab) = (&mut self.scratch, config.head_dim / 2, config.hidden_size, config.vocab_size);
+        self.longest.clear();
+        self.longest.extend(sessions.iter().map(|session| session.rope.longest()));
         for (t, session) in sessions.iter_mut().enumerate() {
             session.has_logits = false;
             session.rope.begin_call(session.tokens + 1);
@@ -85,6 +89,7 @@ impl Batch {
         });
         if done.is_err() {
             rows.take_back();
+            sessions.iter_mut().zip(&self.longest).for_each(|(session, &longest)| session.rope.recall(longest));
             return done;
         }
         for session in sessions {
