@@ -3,7 +3,7 @@
 use crate::{
     logprobs::log_sum,
     model::{Model, Observer, Session, SessionOptions},
-    ops::Cpu,
+    ops::{Cpu, Routing},
     Error, Result,
 };
 
@@ -151,8 +151,14 @@ pub fn compare(
     let mut tokens = Tokens::default();
     for (window, first) in windows.cut(ids)? {
         let (mut session, mut base_session) = (Session::new(model, cpu, options)?, Session::new(base, base_cpu, base_options)?);
-        // In turns, so that not more than a block's logits need to be held: by the host, on a device too.
-        for block in window.chunks(options.block_on_cpu()) {
+        // In turns, so that not more than a block's logits need to be held: by the host, on a device too. Where the length of a
+        // call matters, in one, as `score` does.
+        let in_one = [(model, options), (base, base_options)].iter().any(|(model, options)| {
+            let config = model.config();
+            let looks_at_length = config.rope.looks_at_length(window.len(), config.max_position_embeddings);
+            looks_at_length || options.routing == Routing::Reference
+        });
+        for block in window.chunks(if in_one { window.len() } else { options.block_on_cpu() }) {
             let mut held = Held::default();
             base_session.feed_observed(block, &mut held)?;
             session.feed_observed(block, &mut Beside { window, first, base: &held, tokens: &mut tokens })?;

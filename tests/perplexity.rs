@@ -3,13 +3,14 @@
 mod common;
 
 use doge_engine::{
-    model::{Checkpoint, Config, Model, Observer, Session, SessionOptions, Variant},
+    model::{Checkpoint, Config, Model, Observer, RopeParameters, Session, SessionOptions, Variant},
     perplexity::{compare, score, Windows},
     Dtype, Kernels,
 };
 
-fn model(seed: u64) -> Model {
+fn model(seed: u64, rope: &RopeParameters) -> Model {
     let mut config = Config::default();
+    (config.rope, config.max_position_embeddings) = (rope.clone(), 12);
     (config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers) = (300, 32, 48, 2);
     (config.num_attention_heads, config.num_key_value_heads, config.head_dim) = (2, 1, 16);
     let variant = Variant::v2(&config);
@@ -32,8 +33,15 @@ fn softmax(x: &[f64]) -> Vec<f64> {
 
 #[test]
 fn divergence_is_what_the_definition_says() {
+    // The second looks at the length of a call: a window is one.
+    for rope in [RopeParameters::Default, RopeParameters::Dynamic { factor: 4.0 }] {
+        compare_by_definition(&rope);
+    }
+}
+
+fn compare_by_definition(rope: &RopeParameters) {
     let cpu = common::cpu(Kernels::detect().unwrap(), 2);
-    let (base, other) = (model(7), model(8)); // far apart, so that the direction of the divergence shows
+    let (base, other) = (model(7, rope), model(8, rope)); // far apart, so that the direction of the divergence shows
     let ids: Vec<u32> = (0..50u32).map(|i| i * i % 300).collect();
     let windows = Windows::of(20).stride(10).count(3);
     // Blocks that do not divide a window.

@@ -67,6 +67,16 @@ impl RopeParameters {
         }
     }
 
+    /// Does the table of a call depend on its length, as far as it reaches past the limit of `dynamic` and `longrope`? `tokens`:
+    /// the longest call.
+    pub(crate) fn looks_at_length(&self, tokens: usize, max_position_embeddings: usize) -> bool {
+        match self {
+            RopeParameters::Dynamic { .. } => tokens > max_position_embeddings,
+            RopeParameters::Longrope { original_max_position_embeddings, .. } => tokens > *original_max_position_embeddings,
+            _ => false,
+        }
+    }
+
     /// Both spellings: a non-empty `rope_scaling` replaces `rope_parameters`; a theta inside beats the top-level one.
     /// Returns the parameters and `rope_theta`.
     pub(super) fn parse(config: &Object, head_dim: usize, max_position_embeddings: usize) -> Result<(Self, f64)> {

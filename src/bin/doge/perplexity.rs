@@ -71,9 +71,9 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let (device, kernels) = (engine::device(args.cpu.device, args.quiet)?, engine::kernels(args.cpu.isa)?);
     let source = Source::find(&args.model, args.quiet)?;
     let checkpoint = source.checkpoint(&args.model.load_options())?;
-    let bos = source.generation_config(&checkpoint)?.bos_token_id;
+    let generation_config = source.generation_config(&checkpoint)?;
     let text = std::fs::read_to_string(&args.file).map_err(|source| Failure::Input { from: args.file.clone(), source })?;
-    let ids: Vec<u32> = bos.into_iter().chain(source.tokenizer()?.encode(&text, false, true)?).collect();
+    let ids = generation_config.with_bos(source.tokenizer()?.encode(&text, true, true)?);
 
     let model = engine::place(checkpoint, &device, args.cpu.device, args.quiet)?;
     let form = args.cpu.activations.into();
