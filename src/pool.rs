@@ -85,7 +85,9 @@ impl Shared {
             // SAFETY: the chunk was claimed, so the job is not finished: `Pool::run` still waits for it, and keeps the
             // closure alive. `call` was stored from a `Call` together with that closure.
             let run = || unsafe { std::mem::transmute::<*mut (), Call>(call)(closure, chunk, thread) };
-            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+                // To drop what was thrown could throw once more, and the chunk would never be counted.
+                std::mem::forget(payload);
                 self.panicked.store(true, Relaxed);
             }
             self.done.fetch_add(1, Release);
@@ -417,6 +419,14 @@ mod tests {
     fn a_panic_comes_out_and_the_pool_lives_on() {
         let pool = Pool::new(2).unwrap();
         let thrown = catch_unwind(AssertUnwindSafe(|| pool.run(8, |chunk, _| assert_ne!(chunk, 5))));
+        assert!(thrown.is_err());
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("thrown by what was thrown");
+            }
+        }
+        let thrown = catch_unwind(AssertUnwindSafe(|| pool.run(8, |_, _| std::panic::panic_any(Bomb))));
         assert!(thrown.is_err());
         let ran = AtomicUsize::new(0);
         pool.run(8, |_, _| _ = ran.fetch_add(1, Relaxed));

@@ -1,5 +1,10 @@
 //! Weights between the three float formats, and the search for values that no model can use.
 
+use std::sync::{
+    atomic::{AtomicUsize, Ordering::Relaxed},
+    Mutex, PoisonError,
+};
+
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use crate::{Error, Float, Result};
@@ -181,15 +186,27 @@ fn elements_per_thread(elements: usize, bytes: usize) -> usize {
     elements.div_ceil(threads).next_multiple_of(CHUNK).max(CHUNK)
 }
 
-/// Runs the jobs, each on a thread of its own that ends here; a single one on this thread. The first error in order.
-pub(crate) fn in_parallel<E: Send>(
-    mut jobs: impl ExactSizeIterator<Item = impl FnOnce() -> Result<(), E> + Send>,
-) -> Result<(), E> {
-    if jobs.len() == 1 {
-        return jobs.next().map_or(Ok(()), |job| job());
-    }
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = jobs.map(|job| scope.spawn(job)).collect();
-        handles.into_iter().try_for_each(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
+/// Runs the jobs side by side, on as many threads as the system lends, which end here. The first error in order.
+pub(crate) fn in_parallel<E: Send>(jobs: impl ExactSizeIterator<Item = impl FnOnce() -> Result<(), E> + Send>) -> Result<(), E> {
+    let jobs: Vec<_> = jobs.map(|job| Mutex::new(Some(job))).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut errors = Vec::new();
+        loop {
+            let i = next.fetch_add(1, Relaxed);
+            let Some(job) = jobs.get(i) else { return errors };
+            let job = job.lock().unwrap_or_else(PoisonError::into_inner).take();
+            errors.extend(job.and_then(|job| job().err()).map(|error| (i, error)));
+        }
+    };
+    let errors = std::thread::scope(|scope| {
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..jobs.len()).map_while(spawn).collect();
+        let mut errors = work();
+        for other in others {
+            errors.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        errors
+    });
+    errors.into_iter().min_by_key(|(i, _)| *i).map_or(Ok(()), |(_, error)| Err(error))
 }
