@@ -84,16 +84,25 @@ enum Bytes {
     Static(&'static [u8]),
 }
 
+fn open_file(path: &Path) -> Result<File> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    // Opening a pipe would wait for a writer.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(Error::BadFile { path: path.to_path_buf(), why: "is not a file".into() });
+    }
+    File::open(path).map_err(io)
+}
+
 impl Mapped {
     /// Maps a file. Its contents must not change while the map lives: a changed byte changes an answer, and a file
     /// truncated under the map ends the process with SIGBUS when a page beyond the new end is touched. Where that
     /// cannot be excluded, use [`Mapped::read`].
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be opened or mapped.
+    /// [`Error::BadFile`] if it is not a regular file; [`Error::Io`] if it cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self> {
         let io = |source| Error::Io { path: path.to_path_buf(), source };
-        let file = File::open(path).map_err(io)?;
+        let file = open_file(path)?;
         if file.metadata().map_err(io)?.len() == 0 {
             return Ok(Mapped(Bytes::Memory(Vec::new())));
         }
@@ -110,10 +119,10 @@ impl Mapped {
     /// the map of the file has small pages, decoding is faster. It costs the time and the memory of a copy.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, [`Error::OutOfMemory`].
+    /// [`Error::BadFile`] if it is not a regular file, [`Error::Io`] if it cannot be read, [`Error::OutOfMemory`].
     pub fn read(path: &Path) -> Result<Self> {
         let io = |source| Error::Io { path: path.to_path_buf(), source };
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = open_file(path)?;
         let len = file.metadata().map_err(io)?.len();
         let len = usize::try_from(len).map_err(|_| Error::OutOfMemory { bytes: len.into(), what: "weights" })?;
         if len == 0 {

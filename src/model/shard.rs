@@ -132,11 +132,6 @@ fn header(bytes: &[u8]) -> Result<(Map<String, Value>, usize), String> {
 /// # Errors
 /// [`Error::BadFile`] if it is not a regular file, [`Error::Io`].
 pub(crate) fn open(path: &Path, mmap: bool) -> Result<Arc<Mapped>> {
-    let metadata = std::fs::metadata(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
-    // Opening a pipe would wait for a writer.
-    if !metadata.is_file() {
-        return Err(Error::BadFile { path: path.to_path_buf(), why: "is not a file".into() });
-    }
     let file = if mmap { Mapped::open(path) } else { Mapped::read(path) };
     file.map(Arc::new)
 }
