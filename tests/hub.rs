@@ -21,7 +21,9 @@ fn fill(cache: &Path, snapshots: &[&str], main: Option<&str>) {
     let folder = cache.join("models--owner--name");
     for commit in snapshots {
         fs::create_dir_all(folder.join("snapshots").join(commit)).unwrap();
-        fs::write(folder.join("snapshots").join(commit).join("config.json"), "{}").unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            fs::write(folder.join("snapshots").join(commit).join(name), "{}").unwrap();
+        }
     }
     if let Some(main) = main {
         fs::create_dir_all(folder.join("refs")).unwrap();
@@ -105,8 +107,27 @@ fn what_is_not_there() {
     let place = cache.path().to_str().unwrap();
     not_found(resolve("owner/name", None, &environment), &["owner/name", place, "--download", "hf download owner/name"]);
     fs::create_dir_all(cache.path().join("models--owner--name/snapshots")).unwrap();
-    not_found(resolve("owner/name", None, &environment), &["empty", "hf download owner/name"]);
+    not_found(resolve("owner/name", None, &environment), &["no whole checkpoint", "hf download owner/name"]);
     not_found(resolve("owner/name", None, &Environment::default()), &["HF_HOME"]);
+}
+
+/// A download that was interrupted left its first files: not found, so that it is taken up again.
+#[test]
+fn half_a_snapshot_is_none() {
+    let cache = tempfile::tempdir().unwrap();
+    fill(cache.path(), &[COMMIT], Some(COMMIT));
+    let environment = cache_at(cache.path());
+    let snapshot = cache.path().join("models--owner--name/snapshots").join(COMMIT);
+    let find = |revision| resolve("owner/name", revision, &environment);
+    let half = || [None, Some("main"), Some(COMMIT)].into_iter().for_each(|revision| not_found(find(revision), &["--download"]));
+    fs::remove_file(snapshot.join("model.safetensors")).unwrap();
+    half();
+    let index = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+    fs::write(snapshot.join("model.safetensors.index.json"), index).unwrap();
+    fs::write(snapshot.join("model-00001-of-00002.safetensors"), "").unwrap();
+    half();
+    fs::write(snapshot.join("model-00002-of-00002.safetensors"), "").unwrap();
+    assert_eq!(find(None).unwrap().path, snapshot);
 }
 
 #[test]

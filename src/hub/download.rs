@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     path::Path,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -24,6 +25,9 @@ const SMALL_FILES: &[&str] = &[
     "special_tokens_map.json",
     "chat_template.jinja",
 ];
+
+/// Far more than the time-outs below.
+const STALE: Duration = Duration::from_secs(3600);
 
 /// How far a download is.
 #[derive(Clone, Copy, Debug)]
@@ -149,7 +153,8 @@ impl<'a> Hub<'a> {
         }
         let url = format!("{}/{}/resolve/{commit}/{file}", self.endpoint, self.name);
         let body = self.get(&url)?;
-        let part = snapshot.join(format!(".{file}.{}.part", std::process::id()));
+        let part = snapshot.join(part_name(file));
+        remove_stale_parts(snapshot);
         let received = receive(&url, body, &part, |done, total| progress(Progress { file, done, total }));
         if let Err(error) = received {
             // The error tells more than a part that cannot be removed.
@@ -157,6 +162,24 @@ impl<'a> Hub<'a> {
             return Err(error);
         }
         fs::rename(&part, &target).map_err(|source| Error::Io { path: target, source })
+    }
+}
+
+/// Another one for each download, of this process and of others.
+fn part_name(file: &str) -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    format!(".{file}.{}.{}.part", std::process::id(), NEXT.fetch_add(1, Relaxed))
+}
+
+/// Parts of downloads that were ended from outside: nobody has written to them for longer than a server may be silent.
+fn remove_stale_parts(snapshot: &Path) {
+    let entries = fs::read_dir(snapshot).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".part")) {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|then| then.elapsed().ok());
+        if age.is_some_and(|age| age > STALE) {
+            // The download goes on without it.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -194,6 +217,7 @@ fn write_ref(path: &Path, commit: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         create_folder(folder)?;
     }
-    let part = path.with_extension(format!("{}.part", std::process::id()));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = path.with_file_name(part_name(&name));
     fs::write(&part, commit).and_then(|()| fs::rename(&part, path)).map_err(io)
 }

@@ -10,7 +10,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Error, Result};
+use crate::{model::archive, Error, Result};
 
 /// The variables that huggingface_hub reads, as values: so nothing here depends on the process's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,7 +148,7 @@ impl<'a> Repository<'a> {
         };
         // What refs/ says is a name in snapshots/, not a path.
         if let Some(path) = commit.filter(|commit| is_commit(commit)).map(|commit| snapshots.join(commit)) {
-            if path.is_dir() {
+            if is_whole(&path) {
                 return Ok(Resolved { path, note: None });
             }
         }
@@ -160,11 +160,11 @@ impl<'a> Repository<'a> {
                     format!("refs/main names no snapshot in {}; using {newest}, the newest of {}", folder.display(), found.len());
                 Ok(Resolved { path: snapshots.join(newest), note: Some(note) })
             }
-            (None, []) => Err(not_found(format!("{} is empty; {fetch}", snapshots.display()))),
+            (None, []) => Err(not_found(format!("{} holds no whole checkpoint; {fetch}", snapshots.display()))),
             (Some(revision), _) => {
                 let have = if found.is_empty() { "none".to_string() } else { found.join(", ") };
                 Err(not_found(format!(
-                    "revision '{revision}' is not in {} (snapshots: {have}); {fetch} --revision {revision}",
+                    "revision '{revision}' is not, or not wholly, in {} (snapshots: {have}); {fetch} --revision {revision}",
                     folder.display()
                 )))
             }
@@ -189,11 +189,18 @@ pub(crate) fn check_revision(revision: &str) -> Result<()> {
     Err(Error::BadArgument { what: "revision", why: format!("'{revision}' is no branch, tag or commit") })
 }
 
-/// Names of the snapshots that have a config.json, the one changed last first.
+/// Has a snapshot a config and all its weights? One whose download was interrupted has not.
+fn is_whole(snapshot: &Path) -> bool {
+    let has = |name: &str| snapshot.join(name).is_file();
+    let shards = || archive::shards(&snapshot.join(archive::INDEX)).is_ok_and(|shards| shards.iter().all(|shard| has(shard)));
+    has("config.json") && (has(archive::SINGLE) || shards())
+}
+
+/// Names of the whole snapshots, the one changed last first.
 fn newest_first(snapshots: &Path) -> Vec<String> {
     let entries = fs::read_dir(snapshots).into_iter().flatten().flatten();
     let mut found: Vec<(SystemTime, String)> = entries
-        .filter(|entry| entry.path().join("config.json").exists())
+        .filter(|entry| is_whole(&entry.path()))
         .filter_map(|entry| {
             let changed = entry.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             Some((changed, entry.file_name().into_string().ok()?))

@@ -89,7 +89,6 @@ impl Archive {
 }
 
 /// The shards that an index lists, their names checked.
-#[cfg(feature = "download")]
 pub(crate) fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let names: BTreeSet<String> = weight_map(index)?.into_values().collect();
     let checked = names.iter().try_for_each(|name| check_shard_name(name));
