@@ -7,16 +7,26 @@ use crate::{ffi, Error, Result};
 #[repr(u32)]
 #[non_exhaustive]
 pub enum Activation {
+    /// x · sigmoid(x)
     #[default]
     Silu = ffi::DOGE_SILU,
+    /// x · Φ(x), by erf
     Gelu = ffi::DOGE_GELU,
+    /// The same with the usual tanh in the place of erf.
     GeluTanh = ffi::DOGE_GELU_TANH,
+    /// max(x, 0)
     Relu = ffi::DOGE_RELU,
+    /// max(x, 0)²
     Relu2 = ffi::DOGE_RELU2,
+    /// 1 / (1 + e^−x)
     Sigmoid = ffi::DOGE_SIGMOID,
+    /// tanh(x)
     Tanh = ffi::DOGE_TANH,
+    /// x · sigmoid(1.702 x)
     QuickGelu = ffi::DOGE_QUICK_GELU,
+    /// x · tanh(ln(1 + e^x))
     Mish = ffi::DOGE_MISH,
+    /// x
     Linear = ffi::DOGE_LINEAR,
 }
 

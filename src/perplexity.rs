@@ -13,6 +13,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Windows {
+    /// Tokens of a window, at least 2.
     pub window: usize,
     /// Tokens from one window's start to the next one's, at most `window`.
     pub stride: usize,
@@ -60,8 +61,11 @@ impl Windows {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Mean {
+    /// Of the values.
     pub mean: f64,
+    /// The standard error of the mean.
     pub error: f64,
+    /// How many values.
     pub count: usize,
 }
 

@@ -17,7 +17,9 @@ use crate::{mapped::Mapped, matrix_bytes, quantize, Dtype, Error, Result, Tensor
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorInfo {
+    /// As stored.
     pub name: String,
+    /// Of the matrix or vector, in a quantised file too.
     pub shape: Vec<usize>,
     /// In the file.
     pub dtype: Dtype,
@@ -33,8 +35,11 @@ pub struct TensorInfo {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Checkpoint {
+    /// What config.json says.
     pub config: Config,
+    /// What the tensors say.
     pub variant: Variant,
+    /// The tensors.
     pub weights: Weights,
     /// The weight files, empty for a synthetic checkpoint.
     pub files: Vec<FileInfo>,

@@ -10,36 +10,53 @@ use crate::{Activation, Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
+    /// V: tokens of the vocabulary.
     pub vocab_size: usize,
+    /// H: numbers of a hidden state.
     pub hidden_size: usize,
+    /// I: neurons of an MLP.
     pub intermediate_size: usize,
+    /// Decoder layers.
     pub num_hidden_layers: usize,
+    /// Heads of q.
     pub num_attention_heads: usize,
     /// Divides `num_attention_heads`.
     pub num_key_value_heads: usize,
     /// Even; not necessarily `hidden_size / num_attention_heads`.
     pub head_dim: usize,
+    /// Of the MLP and of the experts.
     pub hidden_act: Activation,
+    /// Added to the mean of squares of every RMSNorm.
     pub rms_norm_eps: f32,
     /// Only RoPE asks for it; it limits nothing.
     pub max_position_embeddings: usize,
+    /// Base of the rotation frequencies.
     pub rope_theta: f64,
+    /// How they are scaled.
     pub rope: RopeParameters,
+    /// The head is the embedding table; what is stored decides (see [`super::Variant::tied`]).
     pub tie_word_embeddings: bool,
     /// Says that biases are expected; the tensors decide.
     pub attention_bias: bool,
+    /// The same for the MLP.
     pub mlp_bias: bool,
     /// Keys that a query keeps, at least 1 (spec §4.4).
     pub keep_window_size: usize,
+    /// Tokens back to which a query sees at all, itself included.
     pub sliding_window: Option<usize>,
     /// In a loaded [`super::Checkpoint`]: whether the tensors hold experts.
     pub is_moe: bool,
+    /// Experts of a layer, a square number.
     pub num_experts: usize,
+    /// Experts that a token is routed to.
     pub num_experts_per_tok: usize,
+    /// The weights of these are divided by their sum.
     pub norm_topk_prob: bool,
+    /// The token that begins a text.
     pub bos_token_id: Option<u32>,
     /// `eos_token_id`: a number or a list in the file.
     pub eos_token_id: Vec<u32>,
+    /// The token that fills up a batch.
     pub pad_token_id: Option<u32>,
 }
 

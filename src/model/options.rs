@@ -60,8 +60,9 @@ pub struct SessionOptions {
     /// Tokens the sequence may have. The state is bounded by `keep_window_size` however long it gets; this is a limit for
     /// those who want one. Default: none but the 2³² places of a sequence.
     pub ctx_size: usize,
-    /// Tokens of a prompt that go through the layers together. The results do not depend on it. `None` (default): 256 on the
-    /// CPU, 1024 on a device, where that is also the most.
+    /// Tokens of a prompt that go through the layers together. The results do not depend on it, but in their last digits past
+    /// the window, on a device with bf16 activations (docs/cuda.md, "Numbers"). `None` (default): 256 on the CPU, 1024 on a
+    /// device, where that is also the most.
     pub block: Option<usize>,
     /// Default: [`Routing::PerToken`].
     pub routing: Routing,

@@ -10,8 +10,10 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum RopeParameters {
+    /// Not at all.
     #[default]
     Default,
+    /// Places are divided by `factor`.
     Linear {
         factor: f64,
     },
@@ -19,6 +21,7 @@ pub enum RopeParameters {
     Dynamic {
         factor: f64,
     },
+    /// Low frequencies are divided by `factor`, high ones stay.
     Llama3 {
         factor: f64,
         low_freq_factor: f64,
@@ -39,6 +42,7 @@ pub enum RopeParameters {
         beta_slow: f64,
         truncate: bool,
     },
+    /// A factor for each frequency, one list for short calls and one for longer than `original_max_position_embeddings`.
     Longrope {
         /// `head_dim / 2` numbers each.
         short_factor: Vec<f64>,

@@ -140,6 +140,8 @@ pub(crate) fn open(path: &Path, mmap: bool) -> Result<Arc<Mapped>> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileInfo {
+    /// As opened.
     pub path: PathBuf,
+    /// The whole file.
     pub bytes: usize,
 }

@@ -12,8 +12,10 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Names {
+    /// Since then.
     #[default]
     New,
+    /// Before.
     Old,
 }
 
@@ -52,6 +54,7 @@ impl Biases {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Variant {
+    /// How the tensors are named.
     pub names: Names,
     /// M: heads of the dynamic mask, `num_key_value_heads` (V2) or `num_attention_heads` (V1).
     pub mask_heads: usize,
@@ -59,6 +62,7 @@ pub struct Variant {
     pub qk_norm: bool,
     /// Router experts beside the MLP.
     pub is_moe: bool,
+    /// Which projections have a bias.
     pub biases: Biases,
     /// The head is the embedding table.
     pub tied: bool,

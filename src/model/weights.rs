@@ -10,47 +10,69 @@ use crate::{Result, Tensor};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Linear {
-    pub weight: Tensor,         // [out, in]
-    pub bias: Option<Vec<f32>>, // [out]
+    /// `[out, in]`
+    pub weight: Tensor,
+    /// `[out]`
+    pub bias: Option<Vec<f32>>,
 }
 
 /// The projection that scores keys for the dynamic mask, from v of all K/V heads.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DtProj {
-    pub weight: Vec<f32>,       // [M, num_key_value_heads · head_dim]
-    pub bias: Option<Vec<f32>>, // [M]
+    /// `[M, num_key_value_heads · head_dim]`
+    pub weight: Vec<f32>,
+    /// `[M]`
+    pub bias: Option<Vec<f32>>,
 }
 
 /// The routed experts of one layer: one neuron each.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Experts {
-    pub router_gate: Tensor, // f32 [2 · num_keys, H]
-    pub down_embed: Tensor,  // [num_experts, H]
-    pub up_embed: Tensor,    // [num_experts, H]
+    /// f32 `[2 · num_keys, H]`
+    pub router_gate: Tensor,
+    /// `[num_experts, H]`
+    pub down_embed: Tensor,
+    /// `[num_experts, H]`
+    pub up_embed: Tensor,
 }
 
 /// One decoder layer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LayerWeights {
-    pub input_layernorm: Vec<f32>,          // [H]
-    pub post_attention_layernorm: Vec<f32>, // [H]
-    pub input_residual: Vec<f32>,           // [H]
-    pub post_attention_residual: Vec<f32>,  // [H]
-    pub q_proj: Linear,                     // [num_attention_heads · head_dim, H]
-    pub k_proj: Linear,                     // [num_key_value_heads · head_dim, H]
-    pub v_proj: Linear,                     // [num_key_value_heads · head_dim, H]
-    pub o_proj: Linear,                     // [H, num_attention_heads · head_dim]
+    /// `[H]`
+    pub input_layernorm: Vec<f32>,
+    /// `[H]`
+    pub post_attention_layernorm: Vec<f32>,
+    /// `[H]`
+    pub input_residual: Vec<f32>,
+    /// `[H]`
+    pub post_attention_residual: Vec<f32>,
+    /// `[num_attention_heads · head_dim, H]`
+    pub q_proj: Linear,
+    /// `[num_key_value_heads · head_dim, H]`
+    pub k_proj: Linear,
+    /// `[num_key_value_heads · head_dim, H]`
+    pub v_proj: Linear,
+    /// `[H, num_attention_heads · head_dim]`
+    pub o_proj: Linear,
+    /// M outputs.
     pub dt_proj: DtProj,
-    /// The checkpoint's `A`.
-    pub a: Vec<f32>, // [M]
-    pub q_norm: Option<Vec<f32>>, // [head_dim]
-    pub k_norm: Option<Vec<f32>>, // [head_dim]
-    pub gate_proj: Linear,        // [I, H]
-    pub up_proj: Linear,          // [I, H]
-    pub down_proj: Linear,        // [H, I]
+    /// The checkpoint's `A`. `[M]`
+    pub a: Vec<f32>,
+    /// `[head_dim]`
+    pub q_norm: Option<Vec<f32>>,
+    /// `[head_dim]`
+    pub k_norm: Option<Vec<f32>>,
+    /// `[I, H]`
+    pub gate_proj: Linear,
+    /// `[I, H]`
+    pub up_proj: Linear,
+    /// `[H, I]`
+    pub down_proj: Linear,
+    /// Beside the MLP, in a model with experts.
     pub experts: Option<Experts>,
 }
 
@@ -80,10 +102,14 @@ impl LayerWeights {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Weights {
-    pub embed_tokens: Tensor, // [V, H]
+    /// `[V, H]`
+    pub embed_tokens: Tensor,
+    /// `[num_hidden_layers]`
     pub layers: Vec<LayerWeights>,
-    pub norm: Vec<f32>,          // [H]
-    pub lm_head: Option<Tensor>, // [V, H]; None: tied, the head is embed_tokens
+    /// `[H]`
+    pub norm: Vec<f32>,
+    /// `[V, H]`; None: tied, the head is embed_tokens
+    pub lm_head: Option<Tensor>,
     /// `in_features` of the widest linear layer whose weights are of an integer format; 0 if there is none.
     pub widest_int_input: usize,
 }

@@ -39,11 +39,13 @@ impl AttentionHead<'_> {
 pub struct AttentionShape {
     /// Queries of the block; the first stands at place `place0` of the sequence.
     pub n_queries: usize,
+    /// Place of the first query.
     pub place0: u32,
     /// M: how many [`AttentionHead`]s there are.
     pub mask_heads: usize,
     /// Attention heads that share one mask head; attention head h belongs to mask head `h / heads_per_mask`.
     pub heads_per_mask: usize,
+    /// Numbers of a row of q, K and V.
     pub head_dim: usize,
     /// Factor of q·k: head_dim^-0.5.
     pub scale: f32,

@@ -25,7 +25,9 @@ impl PeakKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Streams {
+    /// One after another.
     One = 1,
+    /// Eight at a time, as a kernel that reads several rows does.
     Eight = 8,
 }
 

@@ -39,6 +39,7 @@ pub struct Roof {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Peak {
+    /// Its name.
     pub instruction: &'static str,
     /// Of all threads together. A product and its sum are two operations.
     pub operations_per_second: f64,
