@@ -1,7 +1,11 @@
 //! int8 and int4 checkpoints: how much they lose, and the files they are kept in.
 #![cfg(feature = "text")]
 
-use std::{fs, path::Path, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+};
 
 use doge_engine::{
     model::{Checkpoint, LoadOptions, Model, Observer, Session, SessionOptions},
@@ -53,21 +57,29 @@ fn losses(checkpoint: Checkpoint) -> Vec<f64> {
     ids.chunks_exact(256).map(loss).collect()
 }
 
+static BASE: LazyLock<Vec<f64>> = LazyLock::new(|| losses(load(&bard(), None)));
+
 /// The text is a sample: what any rounding of this size does to its perplexity varies by the standard error of the windows'
 /// differences. A loss is too much if it exceeds the limit by more than two of them.
+fn perplexity_rises_by_less_than(limit: f64, dtype: Dtype) {
+    let n = BASE.len() as f64;
+    let more: Vec<f64> = losses(load(&bard(), Some(dtype))).iter().zip(&*BASE).map(|(a, b)| a - b).collect();
+    let mean = more.iter().sum::<f64>() / n;
+    let error = (more.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt();
+    let figures = format!("{dtype}: perplexity {:+.3} % ± {:.3} over {n} windows", 100.0 * mean.exp_m1(), 100.0 * error);
+    println!("{figures}");
+    assert!(mean.exp_m1() - 2.0 * error < limit, "{figures}, the limit is {:+.1} %", 100.0 * limit);
+    assert!(error < limit / 3.0, "{figures}: the text is too short to tell");
+}
+
 #[test]
-fn perplexity_on_held_out_text() {
-    let base = losses(load(&bard(), None));
-    for (dtype, limit) in [(Dtype::Int8, 0.001), (Dtype::Int4, 0.015)] {
-        let n = base.len() as f64;
-        let more: Vec<f64> = losses(load(&bard(), Some(dtype))).iter().zip(&base).map(|(a, b)| a - b).collect();
-        let mean = more.iter().sum::<f64>() / n;
-        let error = (more.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt();
-        let figures = format!("{dtype}: perplexity {:+.3} % ± {:.3} over {n} windows", 100.0 * mean.exp_m1(), 100.0 * error);
-        println!("{figures}");
-        assert!(mean.exp_m1() - 2.0 * error < limit, "{figures}, the limit is {:+.1} %", 100.0 * limit);
-        assert!(error < limit / 3.0, "{figures}: the text is too short to tell");
-    }
+fn perplexity_on_held_out_text_in_int8() {
+    perplexity_rises_by_less_than(0.001, Dtype::Int8);
+}
+
+#[test]
+fn perplexity_on_held_out_text_in_int4() {
+    perplexity_rises_by_less_than(0.015, Dtype::Int4);
 }
 
 /// All matrices that a checkpoint may hold packed, by name.
