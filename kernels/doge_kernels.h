@@ -1,5 +1,5 @@
-/* The kernel contract: the only place where a kernel's signature is typed. bindgen makes src/ffi/bindings.rs of it, every
- * ISA level fills one DogeKernelTable, and the CUDA kernels take the same argument structs.
+/* The kernel contract: the only place where the signature of a CPU's kernel is typed. bindgen makes src/ffi/bindings.rs of it, and
+ * every ISA level fills one DogeKernelTable. The CUDA kernels have structs of their own, in doge_cuda.h.
  *
  * Rules that hold for every function of the table:
  *   - A caller guarantees that each pointer covers the stated shape; a kernel reads nothing beyond it and writes nothing
@@ -191,8 +191,9 @@ typedef struct DogePeak {
 } DogePeak;
 
 typedef struct DogeKernelTable {
-  uint32_t abi_version; /* DOGE_ABI_VERSION */
-  uint32_t lanes;       /* floats in a register of this level */
+  /* DOGE_ABI_VERSION, to be compared before anything else is read: other versions have other fields. */
+  uint32_t abi_version;
+  uint32_t lanes; /* floats in a register of this level */
 
   /* out[i] = table[row][i], i < n: one row of an embedding table, widened. Integer formats: the table is in tiles. */
   void (*embed_row[DOGE_DTYPE_COUNT])(float *out, const void *table, size_t row, size_t n);
@@ -273,6 +274,8 @@ typedef struct DogeKernelTable {
   void (*peak)(DogePeak *out, uint32_t kind, size_t rounds);
 } DogeKernelTable;
 
+/* For the inside of the library alone: the shared one does not export them, and a level's is there only if it was compiled.
+ * Elsewhere doge_kernels() of doge_engine.h gives a table; it also looks at what the CPU can run. */
 extern const DogeKernelTable doge_kernels_scalar;
 extern const DogeKernelTable doge_kernels_avx2;
 extern const DogeKernelTable doge_kernels_avxvnni;

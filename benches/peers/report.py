@@ -75,14 +75,27 @@ def about(result):
             f"{result['date'][:10]}, commit {commit}")
 
 
+def stand_ins(result):
+    """What the others ran in the place of a Doge, if one of them has none: one line."""
+    names = {name for row in result["rows"] for name in row["engines"]}
+    without = [name for name in ("llama.cpp", "openvino") if name in names]
+    if not without:
+        return []
+    others = [name for name in PEERS if name in names and name not in without]
+    return ["", f"There is no Doge for {' and '.join(without)}: a Qwen3 of the same shape with random weights ran there. It has no "
+            "dynamic mask and no gated residuals, so slightly less work a token, and its attention reads every token before, not "
+            "only the keys of doge's keep window." + (f" {' and '.join(others)} ran the Doge checkpoint itself." if others else "")]
+
+
 def markdown(result):
     of = lambda facts: ", ".join(f"{name} {version}" for name, version in facts.items() if version)
     text = [about(result) + ".", ""]
     text += [f"- {engine}: {of(facts)}" for engine, facts in result["versions"].items()]
-    text += ["", f"Tokens per second: median of {result['rounds']} rounds of {result['samples_in_a_round']} ± MAD. doge ×: how many "
-             "times as fast as the engine on its left, the median of the rounds' ratios; in brackets the format in which the other "
-             "one ran. Of roof: of what doge's own probe of this machine measured just before and after; ~ where the machine's "
-             "speed changed in between."]
+    text += ["", f"Tokens per second: median of {result['rounds']} rounds of {result['samples_in_a_round']} ± MAD. doge ×: how "
+             "many times as fast as the engine on its left, the median of the rounds' ratios; in brackets the format in which the "
+             "other one ran. Of roof: of what doge's own probe of this machine measured just before and after; ~ where the "
+             "machine's speed changed in between."]
+    text += stand_ins(result)
     for name in dict.fromkeys(row["section"] for row in result["rows"]):
         text += ["", f"## {name}", "", *section([row for row in result["rows"] if row["section"] == name])]
     entries = [entry for row in result["rows"] for entry in row["engines"].values()]
@@ -93,7 +106,8 @@ def markdown(result):
     text += ["", "What doge ran with:", "", *table(["weights", "input", "K and V", "isa", "instruction"], sorted(ran))]
     if result["missing"]:
         text += ["", "Missing:", ""]
-        text += [f"- {' '.join(gap[key] for key in ('engine', 'model', 'dtype') if key in gap)}: {gap['why']}" for gap in result["missing"]]
+        where = lambda gap: " ".join(gap[key] for key in ("engine", "model", "dtype") if key in gap)
+        text += [f"- {where(gap)}: {gap['why']}" for gap in result["missing"]]
     return "\n".join(text) + "\n"
 
 

@@ -154,7 +154,8 @@ def machine():
             cpu = next(text.split(":", 1)[1].strip() for text in info if text.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor() or "unknown"
-    return {"cpu": cpu, "cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+    kernel = platform.release().partition("-")[0]  # what follows names a build, which tells a reader nothing
+    return {"cpu": cpu, "cpus": os.cpu_count(), "kernel": kernel, "python": platform.python_version()}
 
 
 def set_up(options, missing):

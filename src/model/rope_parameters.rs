@@ -14,13 +14,9 @@ pub enum RopeParameters {
     #[default]
     Default,
     /// Places are divided by `factor`.
-    Linear {
-        factor: f64,
-    },
+    Linear { factor: f64 },
     /// Depends on the longest call so far, past `max_position_embeddings`. `head_dim` is above 2.
-    Dynamic {
-        factor: f64,
-    },
+    Dynamic { factor: f64 },
     /// Low frequencies are divided by `factor`, high ones stay.
     Llama3 {
         factor: f64,

@@ -25,7 +25,9 @@ use crate::{
 pub struct VerifyArgs {
     /// Folder of golden cases, searched with its subfolders
     pub dir: PathBuf,
-    /// Hold the matrices as f32, bf16 or f16 instead of as stored
+    /// Hold the matrices as f32, bf16, f16, int8 or int4 instead of as stored. Where bf16 or f16 round them, logits are held to the
+    /// engine's own reference on the rounded weights, not to the case's results; with int8 and int4 it is checked that a prompt
+    /// has the bits of its tokens one by one, and shown how far the logits move
     #[arg(long, value_name = "DTYPE")]
     pub dtype: Option<Dtype>,
     #[command(flatten)]
