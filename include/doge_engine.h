@@ -2,14 +2,16 @@
  *
  * Rules that hold for every function, unless it says otherwise:
  *   - A handle is valid from the function that made it to the one that frees it. Free functions take NULL.
- *   - A pointer that is not said to be NULL-able is refused with DOGE_STATUS_BAD_ARGUMENT if it is NULL; otherwise it must point to memory of
- *     its type and, with a count beside it, of that many elements, for the time of the call. A count of 0 goes with any pointer.
+ *   - A pointer that is not said to be NULL-able is refused with DOGE_STATUS_BAD_ARGUMENT if it is NULL; otherwise it must point to
+ *     memory of its type and, with a count beside it, of that many elements, for the time of the call. A count of 0 goes with any
+ *     pointer. What a call reads must not change meanwhile, and what it writes must not overlap it.
  *   - `const char *` is NUL-terminated UTF-8. Text that is not has a length beside it.
- *   - Functions that return a DogeStatus store their result only with DOGE_STATUS_OK; a handle to be made is NULL otherwise. The message of a
- *     failure is in doge_last_error() of the calling thread, and in doge_session_error() of the session concerned.
+ *   - Functions that return a DogeStatus store their result only with DOGE_STATUS_OK; a handle to be made is NULL otherwise. The
+ *     message of a failure is in doge_last_error() of the calling thread, and in doge_session_error() of the session concerned.
  *   - Structs begin with struct_size, which the caller sets to sizeof; all other fields may be zero. So programs and
  *     libraries of different versions understand each other.
- *   - Nothing throws, unwinds, aborts or prints; there is no global state and no thread but those of a DogeCpu.
+ *   - Everything runs on the CPU; a GPU is for the command and the Rust library.
+ *   - Nothing throws, unwinds, aborts or prints; there is no global state, and no thread outlives a call but those of a DogeCpu.
  */
 
 #ifndef DOGE_ENGINE_H
@@ -61,7 +63,7 @@ enum DogeStatus
    */
   DOGE_STATUS_CONTEXT_FULL = 6,
   /*
-   doge_session_cancel was called, or a callback asked for the end.
+   doge_session_cancel was called.
    */
   DOGE_STATUS_CANCELLED = 7,
   /*
@@ -286,8 +288,9 @@ typedef struct {
    */
   const char *isa;
   /*
-   Not 0: beside bf16 weights activations are rounded to bf16, which is less exact, and faster where the CPU has a bf16 dot
-   product (avx512bf16, amx) and on a GPU; there those of a prompt's attention too, beside weights of every format.
+   Not 0: beside bf16 weights activations are rounded to bf16, which is less exact, and faster in a prompt where the CPU has a
+   bf16 dot product (avx512bf16, amx); with avx2 alone it is slower. With kv_dtype "bf16" attention is rounded too, beside
+   weights of every format.
    */
   int32_t bf16_activations;
   /*
@@ -398,8 +401,9 @@ extern "C" {
 
 /*
  Continues `prompt`, the sequence from its first token on: only what the session does not hold yet is fed. The ids go to
- `ids[capacity]`, which may be NULL with a capacity of 0, and to the callbacks. `options` may be NULL, and so may `out`. Being
- cancelled is no failure: it is told in `out->finish`.
+ `ids[capacity]`, which may be NULL with a capacity of 0, and to the callbacks; DOGE_STATUS_BAD_ARGUMENT if they
+ overlap `prompt` or `options->eos_token_ids`. `options` may be NULL, and so may `out`. Being cancelled is no failure: it is told
+ in `out->finish`.
  */
 DogeStatus doge_generate(DogeSession *session,
                          const uint32_t *prompt,
@@ -489,13 +493,17 @@ DogeStatus doge_session_feed(DogeSession *session, const uint32_t *ids, size_t n
 
 /*
  As doge_session_feed, and stores the natural logarithm of each token's probability in `logprobs[n]`: NaN for the first
- token of a sequence, which nothing predicts. Cannot be cancelled.
+ token of a sequence, which nothing predicts. Cannot be cancelled. DOGE_STATUS_BAD_ARGUMENT if `ids` and `logprobs` overlap.
  */
-DogeStatus doge_session_score(DogeSession *session, const uint32_t *ids, size_t n, float *logprobs);
+DogeStatus doge_session_score(DogeSession *session,
+                              const uint32_t *ids,
+                              size_t n,
+                              float *logprobs);
 
 /*
  Feeds `ids[i]` to `sessions[i]`, `n` different sessions of one model, in one step that reads the weights once; it runs on
- `cpu`. Each gets the bits that doge_session_feed would give it. On failure no session has changed.
+ `cpu`. Each gets the bits that doge_session_feed would give it. On failure no session has taken anything in. If one of them is
+ cancelled (doge_session_cancel) before the step begins, that is DOGE_STATUS_CANCELLED.
  */
 DogeStatus doge_batch_feed(const DogeCpu *cpu,
                            DogeSession *const *sessions,
@@ -516,14 +524,15 @@ DogeStatus doge_session_logits(const DogeSession *session,
 size_t doge_session_tokens(const DogeSession *session);
 
 /*
- The message of the last call with this session that failed; "" if none has, for NULL, and while another thread uses it.
- Valid until the next call that uses the session.
+ The message of the last call with this session that failed; "" if none has, for NULL, while another thread uses it, and after
+ DOGE_STATUS_INTERNAL. A call that got DOGE_STATUS_BUSY leaves none here. Valid until the next call that uses the session.
  */
 const char *doge_session_error(const DogeSession *session);
 
 /*
- Not 0: the call at hand ends soon with DOGE_STATUS_CANCELLED, and so does each later one, until it is set to 0. From any thread and
- from signal handlers, at any time while the session lives. NULL is nothing.
+ Not 0: the call at hand ends soon, and so does each later one, until it is set to 0: doge_session_feed and doge_batch_feed with
+ DOGE_STATUS_CANCELLED, doge_generate with DOGE_FINISH_CANCELLED. A step of a batch that has begun is finished, and all other
+ calls take no notice. From any thread and from signal handlers, at any time while the session lives. NULL is nothing.
  */
 void doge_session_cancel(const DogeSession *session,
                          int32_t cancel);
@@ -534,8 +543,8 @@ void doge_session_cancel(const DogeSession *session,
 DogeStatus doge_session_fork(const DogeSession *session, DogeSession **out);
 
 /*
- Writes the session to `buffer` of `capacity` bytes and stores the number of bytes in `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are
- more (ask with a capacity of 0).
+ Writes the session to `buffer` of `capacity` bytes and stores the number of bytes in `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they
+ are more (ask with a capacity of 0).
  */
 DogeStatus doge_session_save(const DogeSession *session,
                              uint8_t *buffer,
@@ -564,9 +573,12 @@ const char *doge_last_error(void);
 const char *doge_status_name(int32_t status);
 
 /*
- Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. From any thread.
+ Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. Where they do not name the tokens that
+ begin and end texts, model.safetensors or its shards, if they are there, tell whether the model is a V1, whose texts begin with
+ token 0 and end with token 1. From any thread.
  */
-DogeStatus doge_tokenizer_load(const char *folder, DogeTokenizer **out);
+DogeStatus doge_tokenizer_load(const char *folder,
+                               DogeTokenizer **out);
 
 /*
  The tokenizer of the model inside the library. From any thread.
@@ -579,9 +591,9 @@ DogeStatus doge_tokenizer_embedded(DogeTokenizer **out);
 void doge_tokenizer_free(DogeTokenizer *tokenizer);
 
 /*
- The ids of `n_bytes` bytes of UTF-8: at most `capacity` to `ids`, their number to `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are more.
- `add_special` not 0: for a text to be continued, with the begin-of-text token in front. `parse_special` not 0:
- a special token spelled out in the text is that token. From any thread.
+ The ids of `n_bytes` bytes of UTF-8: at most `capacity` to `ids`, their number to `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are
+ more. `add_special` not 0: for a text to be continued, with the begin-of-text token in front. `parse_special` not 0: a special
+ token spelled out in the text is that token. From any thread.
  */
 DogeStatus doge_tokenizer_encode(const DogeTokenizer *tokenizer,
                                  const uint8_t *text,

@@ -3,9 +3,9 @@
 use std::ffi::{c_char, c_void};
 
 use super::{
-    options::{borrow, optional_str, read, slice, slice_mut, write, Versioned},
+    options::{apart, borrow, optional_str, read, slice, slice_mut, write, Versioned},
     session::DogeSession,
-    status::{guard, DogeStatus, Failure, Outcome},
+    status::{guard, DogeStatus, Failure},
     tokenizer::DogeTokenizer,
 };
 use crate::{Finish, Generation, Sampler, SamplingSettings, StopStrings, Stopped, TextStream, Until};
@@ -113,8 +113,9 @@ impl User {
 }
 
 /// Continues `prompt`, the sequence from its first token on: only what the session does not hold yet is fed. The ids go to
-/// `ids[capacity]`, which may be NULL with a capacity of 0, and to the callbacks. `options` may be NULL, and so may `out`. Being
-/// cancelled is no failure: it is told in `out->finish`.
+/// `ids[capacity]`, which may be NULL with a capacity of 0, and to the callbacks; DOGE_STATUS_BAD_ARGUMENT if they
+/// overlap `prompt` or `options->eos_token_ids`. `options` may be NULL, and so may `out`. Being cancelled is no failure: it is told
+/// in `out->finish`.
 ///
 /// # Safety
 /// Pointers as the header's preface says.
@@ -130,30 +131,41 @@ pub unsafe extern "C" fn doge_generate(
 ) -> DogeStatus {
     guard(|| {
         // SAFETY: NULL or valid (header).
-        let (handle, options) = unsafe { (borrow("session", session)?, read("DogeGenerateOptions", options)?) };
-        // SAFETY: n_prompt ids, and capacity places for ids (header).
-        let (prompt, ids) = unsafe { (slice("prompt", prompt, n_prompt)?, slice_mut("ids", ids, capacity)?) };
-        // SAFETY: the struct's promises are the header's.
-        handle.run(|session| unsafe { generate(session, &handle.cancel, prompt, &options, ids, out) })
+        let handle = unsafe { borrow("session", session) }?;
+        handle.run(|session| {
+            // SAFETY: NULL or valid (header).
+            let options = unsafe { read("DogeGenerateOptions", options) }?;
+            apart(("ids", ids, capacity), ("prompt", prompt, n_prompt))?;
+            apart(("ids", ids, capacity), ("eos_token_ids", options.eos_token_ids, options.n_eos_token_ids))?;
+            // SAFETY: n_stop_strings strings (header); they are copied before anything is written.
+            let stops = unsafe { stop_strings(&options) }?;
+            // SAFETY: n_prompt ids, and capacity places for ids (header), apart (checked).
+            let (prompt, ids) = unsafe { (slice("prompt", prompt, n_prompt)?, slice_mut("ids", ids, capacity)?) };
+            // SAFETY: the struct's promises are the header's; `ids` are apart from its tokens (checked).
+            let result = unsafe { generate(session, &handle.cancel, prompt, &options, stops, ids) }?;
+            if out.is_null() {
+                return Ok(());
+            }
+            // SAFETY: valid (header).
+            unsafe { write("DogeGenerated", out, result) }
+        })
     })
 }
 
 /// # Safety
-/// `options` and `out` are as the header says.
+/// `options` is as the header says, and its tokens do not lie in `ids`.
 unsafe fn generate(
     session: &mut crate::model::Session,
     cancel: &std::sync::atomic::AtomicBool,
     prompt: &[u32],
     options: &DogeGenerateOptions,
+    stops: StopStrings,
     ids: &mut [u32],
-    out: *mut DogeGenerated,
-) -> Outcome {
+) -> Result<DogeGenerated, Failure> {
     // SAFETY: n_eos_token_ids ids (header).
     let eos = unsafe { slice("eos_token_ids", options.eos_token_ids, options.n_eos_token_ids) }?;
     // SAFETY: NULL or valid (header).
     let tokenizer = unsafe { options.tokenizer.as_ref() };
-    // SAFETY: n_stop_strings strings (header).
-    let stops = unsafe { stop_strings(options) }?;
     let wants_text = options.on_text.is_some() || options.n_stop_strings > 0;
     if wants_text && tokenizer.is_none() {
         return Err(Failure::null("tokenizer, which on_text and stop_strings need,"));
@@ -209,7 +221,7 @@ unsafe fn generate(
         generation.cancel();
     }
     let (generated, finish, timings) = generation.into_parts();
-    let result = DogeGenerated {
+    Ok(DogeGenerated {
         struct_size: size_of::<DogeGenerated>(),
         n_tokens: generated.len(),
         finish: match finish {
@@ -224,12 +236,7 @@ unsafe fn generate(
         prefill_seconds: timings.prefill.as_secs_f64(),
         decode_tokens: timings.decode_tokens,
         decode_seconds: timings.decode.as_secs_f64(),
-    };
-    if out.is_null() {
-        return Ok(());
-    }
-    // SAFETY: valid (header).
-    unsafe { write("DogeGenerated", out, result) }
+    })
 }
 
 /// # Safety

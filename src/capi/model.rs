@@ -36,8 +36,9 @@ pub struct DogeCpuOptions {
     pub threads: usize,
     /// Name of an ISA level. NULL: DOGE_ISA of the environment, or the best there is.
     pub isa: *const c_char,
-    /// Not 0: beside bf16 weights activations are rounded to bf16, which is less exact, and faster where the CPU has a bf16 dot
-    /// product (avx512bf16, amx) and on a GPU; there those of a prompt's attention too, beside weights of every format.
+    /// Not 0: beside bf16 weights activations are rounded to bf16, which is less exact, and faster in a prompt where the CPU has a
+    /// bf16 dot product (avx512bf16, amx); with avx2 alone it is slower. With kv_dtype "bf16" attention is rounded too, beside
+    /// weights of every format.
     pub bf16_activations: i32,
     /// 0
     pub reserved: i32,

@@ -106,6 +106,23 @@ pub(super) unsafe fn slice_mut<'a, T>(what: &str, data: *mut T, n: usize) -> Res
     Ok(if n == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(data, n) } })
 }
 
+/// Refuses an array to write to that shares memory with one that is read meanwhile: [`slice_mut`] of the one beside [`slice`] of
+/// the other would be undefined.
+pub(super) fn apart<T, U>(
+    (to, written, n_written): (&str, *const T, usize),
+    (from, read, n_read): (&str, *const U, usize),
+) -> Outcome {
+    check(to, written, n_written)?;
+    check(from, read, n_read)?;
+    let (written_end, read_end) = (written.wrapping_add(n_written), read.wrapping_add(n_read));
+    let overlap = written.addr() < read_end.addr() && read.addr() < written_end.addr();
+    if n_written > 0 && n_read > 0 && overlap {
+        let why = format!("{to} and {from} overlap; give each memory of its own");
+        return Err(Failure::new(DogeStatus::BadArgument, why));
+    }
+    Ok(())
+}
+
 fn check<T>(what: &str, data: *const T, n: usize) -> Outcome {
     if n > 0 && data.is_null() {
         return Err(Failure::null(what));

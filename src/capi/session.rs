@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     model::{DogeCpu, DogeModel},
-    options::{borrow, fill, free, give, optional_str, read, slice, slice_mut, Versioned},
-    status::{c_string, guard, guard_value, DogeStatus, Failure},
+    options::{apart, borrow, fill, free, give, optional_str, read, slice, slice_mut, Versioned},
+    status::{c_string, guard, guard_value, DogeStatus, Failure, Outcome},
 };
 use crate::{
     model::{Batch, Session, SessionOptions},
@@ -66,14 +66,17 @@ impl DogeSession {
         })
     }
 
-    /// Runs `body`, and keeps the message of its failure.
+    /// Runs `body`, and keeps the message of its failure: what a caller can get wrong is looked at in there.
     pub(super) fn run<T>(&self, body: impl FnOnce(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut held = self.hold()?;
-        let outcome = body(&mut held.session);
-        if let Err(Failure { message, .. }) = &outcome {
-            held.error = c_string(message);
-        }
-        outcome
+        body(&mut held.session).inspect_err(|failure| held.keep(failure))
+    }
+}
+
+impl Held {
+    /// Keeps the message for doge_session_error.
+    fn keep(&mut self, failure: &Failure) {
+        self.error = c_string(&failure.message);
     }
 }
 
@@ -134,13 +137,17 @@ pub unsafe extern "C" fn doge_session_free(session: *mut DogeSession) {
 pub unsafe extern "C" fn doge_session_feed(session: *mut DogeSession, ids: *const u32, n: usize) -> DogeStatus {
     guard(|| {
         // SAFETY: NULL or valid (header).
-        let (handle, ids) = unsafe { (borrow("session", session)?, slice("ids", ids, n)?) };
-        handle.run(|session| Ok(session.feed_until(ids, &handle.cancel).map(drop)?))
+        let handle = unsafe { borrow("session", session) }?;
+        handle.run(|session| {
+            // SAFETY: n ids (header).
+            let ids = unsafe { slice("ids", ids, n) }?;
+            Ok(session.feed_until(ids, &handle.cancel).map(drop)?)
+        })
     })
 }
 
 /// As doge_session_feed, and stores the natural logarithm of each token's probability in `logprobs[n]`: NaN for the first
-/// token of a sequence, which nothing predicts. Cannot be cancelled.
+/// token of a sequence, which nothing predicts. Cannot be cancelled. DOGE_STATUS_BAD_ARGUMENT if `ids` and `logprobs` overlap.
 ///
 /// # Safety
 /// Pointers as the header's preface says.
@@ -153,10 +160,11 @@ pub unsafe extern "C" fn doge_session_score(
 ) -> DogeStatus {
     guard(|| {
         // SAFETY: NULL or valid (header).
-        let (handle, ids) = unsafe { (borrow("session", session)?, slice("ids", ids, n)?) };
-        // SAFETY: n floats (header).
-        let logprobs = unsafe { slice_mut("logprobs", logprobs, n) }?;
+        let handle = unsafe { borrow("session", session) }?;
         handle.run(|session| {
+            apart(("logprobs", logprobs, n), ("ids", ids, n))?;
+            // SAFETY: n ids, and n places for floats (header), apart (checked).
+            let (ids, logprobs) = unsafe { (slice("ids", ids, n)?, slice_mut("logprobs", logprobs, n)?) };
             for (out, score) in logprobs.iter_mut().zip(session.score(ids, 0)?) {
                 *out = score.map_or(f32::NAN, |score| score.logprob);
             }
@@ -166,7 +174,8 @@ pub unsafe extern "C" fn doge_session_score(
 }
 
 /// Feeds `ids[i]` to `sessions[i]`, `n` different sessions of one model, in one step that reads the weights once; it runs on
-/// `cpu`. Each gets the bits that doge_session_feed would give it. On failure no session has changed.
+/// `cpu`. Each gets the bits that doge_session_feed would give it. On failure no session has taken anything in. If one of them is
+/// cancelled (doge_session_cancel) before the step begins, that is DOGE_STATUS_CANCELLED.
 ///
 /// # Safety
 /// Pointers as the header's preface says.
@@ -178,20 +187,40 @@ pub unsafe extern "C" fn doge_batch_feed(
     n: usize,
 ) -> DogeStatus {
     guard(|| {
-        // SAFETY: NULL or valid (header).
-        let (cpu, ids) = unsafe { (borrow("cpu", cpu)?, slice("ids", ids, n)?) };
         // SAFETY: n pointers (header).
         let sessions = unsafe { slice("sessions", sessions, n) }?;
-        // A session that is named twice is busy the second time.
-        // SAFETY: NULL or valid, each (header).
-        let held = sessions.iter().map(|session| unsafe { borrow("a session", session.cast_const()) }?.hold());
-        let mut held = held.collect::<Result<Vec<_>, Failure>>()?;
-        let Some(model) = held.first().map(|held| held.session.model().clone()) else {
-            return Err(Failure::new(DogeStatus::BadArgument, "there is no session"));
-        };
-        let mut sessions: Vec<&mut Session> = held.iter_mut().map(|held| &mut held.session).collect();
-        Ok(Batch::new(&model, &cpu.0).feed(&mut sessions, ids)?)
+        let (mut held, mut outcome) = (Vec::new(), Ok(()));
+        for session in sessions {
+            // SAFETY: NULL or valid (header).
+            let session = unsafe { borrow("a session", session.cast_const()) };
+            match session.and_then(|session| Ok((session.hold()?, &session.cancel))) {
+                Ok(session) => held.push(session),
+                // A session that is named twice is busy the second time. The others are held, to keep the message.
+                Err(failure) => outcome = outcome.and(Err(failure)),
+            }
+        }
+        // SAFETY: as the header says.
+        let outcome = outcome.and_then(|()| unsafe { step(cpu, &mut held, ids) });
+        outcome.inspect_err(|failure| held.iter_mut().for_each(|(held, _)| held.keep(failure)))
     })
+}
+
+/// A token of `ids` for each of the sessions, none of which is cancelled.
+///
+/// # Safety
+/// `cpu` is NULL or valid, `ids` is NULL or has as many tokens as there are sessions.
+unsafe fn step(cpu: *const DogeCpu, held: &mut [(MutexGuard<'_, Held>, &AtomicBool)], ids: *const u32) -> Outcome {
+    // SAFETY: the caller's promise.
+    let (cpu, ids) = unsafe { (borrow("cpu", cpu)?, slice("ids", ids, held.len())?) };
+    let Some(model) = held.first().map(|(held, _)| held.session.model().clone()) else {
+        return Err(Failure::new(DogeStatus::BadArgument, "there is no session"));
+    };
+    if let Some(i) = held.iter().position(|(_, cancel)| cancel.load(Ordering::Relaxed)) {
+        let why = format!("session {i} is cancelled; no session has taken anything in");
+        return Err(Failure::new(DogeStatus::Cancelled, why));
+    }
+    let mut sessions: Vec<&mut Session> = held.iter_mut().map(|(held, _)| &mut held.session).collect();
+    Ok(Batch::new(&model, &cpu.0).feed(&mut sessions, ids)?)
 }
 
 /// Stores where the logits after the last token are, and their number, the vocabulary. They are there until the next call that
@@ -202,12 +231,12 @@ pub unsafe extern "C" fn doge_batch_feed(
 #[no_mangle]
 pub unsafe extern "C" fn doge_session_logits(session: *const DogeSession, logits: *mut *const f32, n: *mut usize) -> DogeStatus {
     guard(|| {
-        if logits.is_null() || n.is_null() {
-            return Err(Failure::null("logits or n"));
-        }
         // SAFETY: NULL or valid (header).
         let handle = unsafe { borrow("session", session) }?;
         handle.run(|session| {
+            if logits.is_null() || n.is_null() {
+                return Err(Failure::null("logits or n"));
+            }
             let none = || Failure::new(DogeStatus::BadArgument, "the session has no logits; feed it first");
             let found = session.logits().ok_or_else(none)?;
             // SAFETY: not NULL; valid (header).
@@ -233,8 +262,8 @@ pub unsafe extern "C" fn doge_session_tokens(session: *const DogeSession) -> usi
     })
 }
 
-/// The message of the last call with this session that failed; "" if none has, for NULL, and while another thread uses it.
-/// Valid until the next call that uses the session.
+/// The message of the last call with this session that failed; "" if none has, for NULL, while another thread uses it, and after
+/// DOGE_STATUS_INTERNAL. A call that got DOGE_STATUS_BUSY leaves none here. Valid until the next call that uses the session.
 ///
 /// # Safety
 /// Pointers as the header's preface says.
@@ -247,8 +276,9 @@ pub unsafe extern "C" fn doge_session_error(session: *const DogeSession) -> *con
     })
 }
 
-/// Not 0: the call at hand ends soon with DOGE_STATUS_CANCELLED, and so does each later one, until it is set to 0. From any thread and
-/// from signal handlers, at any time while the session lives. NULL is nothing.
+/// Not 0: the call at hand ends soon, and so does each later one, until it is set to 0: doge_session_feed and doge_batch_feed with
+/// DOGE_STATUS_CANCELLED, doge_generate with DOGE_FINISH_CANCELLED. A step of a batch that has begun is finished, and all other
+/// calls take no notice. From any thread and from signal handlers, at any time while the session lives. NULL is nothing.
 ///
 /// # Safety
 /// Pointers as the header's preface says.
@@ -271,12 +301,18 @@ pub unsafe extern "C" fn doge_session_fork(session: *const DogeSession, out: *mu
         let handle = unsafe { borrow("session", session) }?;
         Ok(DogeSession::new(handle.run(|session| Ok(session.fork()?))?))
     };
-    // SAFETY: NULL or valid (header).
-    guard(|| unsafe { give(out, make) })
+    guard(|| {
+        if out.is_null() {
+            // SAFETY: NULL or valid (header).
+            return unsafe { borrow("session", session) }?.run(|_| Err(Failure::null("out")));
+        }
+        // SAFETY: not NULL; valid (header).
+        unsafe { give(out, make) }
+    })
 }
 
-/// Writes the session to `buffer` of `capacity` bytes and stores the number of bytes in `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are
-/// more (ask with a capacity of 0).
+/// Writes the session to `buffer` of `capacity` bytes and stores the number of bytes in `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they
+/// are more (ask with a capacity of 0).
 ///
 /// # Safety
 /// Pointers as the header's preface says.

@@ -27,7 +27,7 @@ pub enum DogeStatus {
     TokenOutOfRange = 5,
     /// The session has no room for more tokens.
     ContextFull = 6,
-    /// doge_session_cancel was called, or a callback asked for the end.
+    /// doge_session_cancel was called.
     Cancelled = 7,
     /// NaN or infinity came out of the model.
     NonFinite = 8,

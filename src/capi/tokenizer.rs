@@ -6,7 +6,11 @@ use super::{
     options::{borrow, fill, free, give, optional_str, slice},
     status::{guard, DogeStatus, Failure},
 };
-use crate::{embedded, GenerationConfig, Tokenizer};
+use crate::{
+    embedded,
+    model::{checkpoint::Opened, LoadOptions},
+    Error, GenerationConfig, Tokenizer,
+};
 
 /// A checkpoint's tokenizer, and the tokens that begin and end its texts. Immutable: may be used by any number of threads at once.
 pub struct DogeTokenizer {
@@ -14,7 +18,9 @@ pub struct DogeTokenizer {
     config: GenerationConfig,
 }
 
-/// Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. From any thread.
+/// Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. Where they do not name the tokens that
+/// begin and end texts, model.safetensors or its shards, if they are there, tell whether the model is a V1, whose texts begin with
+/// token 0 and end with token 1. From any thread.
 ///
 /// # Safety
 /// Pointers as the header's preface says.
@@ -24,10 +30,24 @@ pub unsafe extern "C" fn doge_tokenizer_load(folder: *const c_char, out: *mut *m
         // SAFETY: a string (header).
         let folder = unsafe { optional_str("folder", folder) }?.ok_or_else(|| Failure::null("folder"))?;
         let folder = Path::new(folder);
-        Ok(DogeTokenizer { tokenizer: Tokenizer::from_folder(folder)?, config: GenerationConfig::from_folder(folder)? })
+        Ok(DogeTokenizer { tokenizer: Tokenizer::from_folder(folder)?, config: generation_config(folder)? })
     };
     // SAFETY: NULL or valid (header).
     guard(|| unsafe { give(out, make) })
+}
+
+/// What the folder says of generating. Its weights are looked at, names and shapes only, where a token id depends on them.
+fn generation_config(folder: &Path) -> crate::Result<GenerationConfig> {
+    let config = GenerationConfig::from_folder(folder)?;
+    if config.bos_token_id.is_some() && !config.eos_token_ids.is_empty() {
+        return Ok(config);
+    }
+    match Opened::open(folder, &LoadOptions::default().check_finite(false)) {
+        Ok(opened) => Ok(config.with_ids_of(&opened.config)),
+        // A tokenizer may stand alone.
+        Err(Error::ModelNotFound { .. }) => Ok(config),
+        Err(error) => Err(error),
+    }
 }
 
 /// The tokenizer of the model inside the library. From any thread.
@@ -51,9 +71,9 @@ pub unsafe extern "C" fn doge_tokenizer_free(tokenizer: *mut DogeTokenizer) {
     unsafe { free(tokenizer) }
 }
 
-/// The ids of `n_bytes` bytes of UTF-8: at most `capacity` to `ids`, their number to `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are more.
-/// `add_special` not 0: for a text to be continued, with the begin-of-text token in front. `parse_special` not 0:
-/// a special token spelled out in the text is that token. From any thread.
+/// The ids of `n_bytes` bytes of UTF-8: at most `capacity` to `ids`, their number to `*n`; DOGE_STATUS_BUFFER_TOO_SMALL if they are
+/// more. `add_special` not 0: for a text to be continued, with the begin-of-text token in front. `parse_special` not 0: a special
+/// token spelled out in the text is that token. From any thread.
 ///
 /// # Safety
 /// Pointers as the header's preface says.

@@ -38,7 +38,9 @@ macro_rules! call {
 }
 
 // Below the macro, by which they call.
+mod folders;
 mod refused;
+mod sessions;
 mod versions;
 
 fn made<T>(make: impl FnOnce(*mut *mut T) -> DogeStatus) -> *mut T {
