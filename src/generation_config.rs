@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::model::Config;
 use crate::sampler::SamplingSettings;
 use crate::text_file::read_text;
 use crate::{Error, Result};
@@ -14,7 +15,7 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// Settings that change what transformers generates and that this engine does not have, each with the value at which
 /// it does nothing. See [`GenerationConfig::unsupported`].
-const UNSUPPORTED: [(&str, f64); 15] = [
+const UNSUPPORTED: [(&str, f64); 19] = [
     ("num_beams", 1.0),
     ("min_length", 0.0),
     ("min_new_tokens", 0.0),
@@ -29,7 +30,11 @@ const UNSUPPORTED: [(&str, f64); 15] = [
     ("sequence_bias", f64::NAN),
     ("suppress_tokens", f64::NAN),
     ("begin_suppress_tokens", f64::NAN),
+    ("forced_bos_token_id", f64::NAN),
     ("forced_eos_token_id", f64::NAN),
+    ("exponential_decay_length_penalty", f64::NAN),
+    ("stop_strings", f64::NAN),
+    ("max_time", f64::NAN),
 ];
 
 /// `generation_config.json` over `config.json`.
@@ -77,8 +82,8 @@ impl GenerationConfig {
     /// Reads both files of a checkpoint folder; either may be missing.
     ///
     /// # Errors
-    /// [`Error::BadConfig`] if a file is not a JSON object or a value has the wrong type, [`Error::BadFile`] and
-    /// [`Error::Io`] if it cannot be read.
+    /// [`Error::BadConfig`] if a file is not a JSON object or a value has the wrong type or is out of range,
+    /// [`Error::BadFile`] and [`Error::Io`] if it cannot be read.
     pub fn from_folder(folder: &Path) -> Result<GenerationConfig> {
         let (config_path, generation_path) = (folder.join(CONFIG), folder.join(GENERATION_CONFIG));
         let config = read_text(&config_path, MAX_BYTES)?;
@@ -98,6 +103,29 @@ impl GenerationConfig {
             config.map(|text| (Path::new(CONFIG), text)),
             generation_config.map(|text| (Path::new(GENERATION_CONFIG), text)),
         )
+    }
+
+    /// With the token ids of a loaded checkpoint's `config` where the files name none: those that V1's config class has by
+    /// default, which only the weights tell of (see [`crate::model::Variant`]).
+    ///
+    /// ```
+    /// # fn main() -> doge_engine::Result<()> {
+    /// use doge_engine::{model::Config, GenerationConfig};
+    ///
+    /// let mut v1 = Config::default();
+    /// (v1.bos_token_id, v1.eos_token_id) = (Some(0), vec![1]);
+    /// let config = GenerationConfig::from_json(None, Some(r#"{"bos_token_id": 5}"#))?.with_ids_of(&v1);
+    /// assert_eq!((config.bos_token_id, config.eos_token_ids), (Some(5), vec![1]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_ids_of(mut self, config: &Config) -> GenerationConfig {
+        self.bos_token_id = self.bos_token_id.or(config.bos_token_id);
+        if self.eos_token_ids.is_empty() {
+            self.eos_token_ids.clone_from(&config.eos_token_id);
+        }
+        self.pad_token_id = self.pad_token_id.or(config.pad_token_id);
+        self
     }
 
     fn from_sources(config: Option<(&Path, &str)>, generation: Option<(&Path, &str)>) -> Result<GenerationConfig> {
@@ -121,6 +149,10 @@ impl GenerationConfig {
             file.set("min_p", &mut sampling.min_p, "a number", as_f32)?;
             file.set("typical_p", &mut sampling.typical_p, "a number", as_f32)?;
             file.set("repetition_penalty", &mut sampling.repetition_penalty, "a number", as_f32)?;
+            sampling.validate().map_err(|error| match error {
+                Error::BadArgument { what, why } => Error::BadConfig { path: file.path.to_owned(), why: format!("{what} {why}") },
+                other => other,
+            })?;
             made.max_new_tokens = file.get("max_new_tokens", "a whole number from 0 up", as_usize)?;
             made.max_length = file.get("max_length", "a whole number from 0 up", as_usize)?;
             made.unsupported = file.unsupported();

@@ -52,10 +52,12 @@ fn settings_without_effect_are_listed() {
         read("{}", r#"{"num_beams": 4, "min_length": 0, "suppress_tokens": [3], "guidance_scale": null, "use_cache": true}"#)
             .unwrap();
     assert_eq!(made.unsupported, ["num_beams", "suppress_tokens"]);
+    let made = read("{}", r#"{"stop_strings": ["\n"], "forced_bos_token_id": 3, "max_time": 1.5}"#).unwrap();
+    assert_eq!(made.unsupported, ["forced_bos_token_id", "stop_strings", "max_time"]);
 }
 
 #[test]
-fn wrong_types_are_named() {
+fn wrong_types_and_values_are_named() {
     for (json, word) in [
         (r#"{"eos_token_id": "1"}"#, "eos_token_id"),
         (r#"{"eos_token_id": [1, -1]}"#, "eos_token_id"),
@@ -68,6 +70,12 @@ fn wrong_types_are_named() {
         (r#"{"top_k": 1.5}"#, "top_k"),
         (r#"{"top_k": -1}"#, "top_k"),
         (r#"{"top_p": []}"#, "top_p"),
+        (r#"{"temperature": -1}"#, "temperature must be finite and not negative, is -1"),
+        (r#"{"temperature": 1e300}"#, "temperature must be finite"),
+        (r#"{"top_p": 1.5}"#, "top_p must be from 0 to 1"),
+        (r#"{"min_p": -0.1}"#, "min_p must be"),
+        (r#"{"typical_p": 0}"#, "typical_p must be above 0"),
+        (r#"{"repetition_penalty": 0}"#, "repetition_penalty must be finite and above 0"),
         (r#"{"max_new_tokens": "many"}"#, "max_new_tokens"),
         (r#"{"max_length": -5}"#, "max_length"),
         ("[]", "object"),
@@ -91,5 +99,14 @@ fn absurd_files_are_refused_before_they_are_read() {
     assert!(matches!(GenerationConfig::from_folder(folder.path()), Err(Error::BadFile { .. })));
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
     std::fs::create_dir(folder.path().join("config.json")).unwrap();
-    assert!(matches!(GenerationConfig::from_folder(folder.path()), Err(Error::Io { .. })));
+    let not_a_file =
+        || matches!(GenerationConfig::from_folder(folder.path()), Err(Error::BadFile { why, .. }) if why == "is not a file");
+    assert!(not_a_file());
+    // Nor is what may have no end, or no beginning.
+    #[cfg(unix)]
+    {
+        std::fs::remove_dir(folder.path().join("config.json")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", folder.path().join("config.json")).unwrap();
+        assert!(not_a_file());
+    }
 }

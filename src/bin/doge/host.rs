@@ -31,7 +31,8 @@ pub fn reset_peak_rss() {
 
 /// The operating system's kernel.
 pub fn kernel() -> Option<String> {
-    Some(read("/proc/sys/kernel/osrelease")?.trim().to_string())
+    // What follows the version names a build, which tells a reader nothing.
+    Some(read("/proc/sys/kernel/osrelease")?.split('-').next()?.trim().to_string())
 }
 
 /// What governs the clock of the first CPU.
