@@ -1,5 +1,6 @@
 //! Text to token ids and back, as the checkpoint's `tokenizer.json` says.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
@@ -140,6 +141,12 @@ impl Tokenizer {
         added.simple_id_to_token(id).is_some_and(|token| added.is_special_token(&token))
     }
 
+    /// Does a panic of this thread now become an [`Error::Tokenizer`]? The `tokenizers` crate answers some malformed files with
+    /// one. For the panic hook of a process that need not tell of it twice.
+    pub fn catches_panics() -> bool {
+        IS_GUARDED.get()
+    }
+
     /// Every special token by ascending id.
     pub fn special_tokens(&self) -> Vec<(String, u32)> {
         let added = self.inner.get_added_tokens_decoder();
@@ -161,11 +168,22 @@ fn tokenizer_error(why: String) -> Error {
     Error::Tokenizer { why }
 }
 
+thread_local! {
+    /// Is this thread in [`guarded`]?
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs a part of the `tokenizers` crate, which answers some malformed files with a panic.
 fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+    IS_GUARDED.set(true);
+    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    IS_GUARDED.set(false);
+    match made {
         Ok(made) => made.map_err(|e| tokenizer_error(e.to_string())),
-        Err(_) => Err(tokenizer_error("tokenizer.json contradicts itself".into())),
+        Err(panic) => {
+            let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref().map(String::as_str));
+            Err(tokenizer_error(format!("tokenizer.json contradicts itself: {}", message.unwrap_or("no reason given"))))
+        }
     }
 }
 

@@ -119,6 +119,32 @@ fn auto_is_a_number_of_threads() {
     assert!(matches!(threads[..], [auto, 2] if allowed.contains(&auto)), "{threads:?}");
 }
 
+/// An int8 checkpoint cannot be held as f32: the rows before are there, and so is the error.
+#[test]
+fn rows_are_not_lost_with_one_that_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let int8 = folder.path().join("int8");
+    let made = doge(&format!("quantize -m models/doge-bard --dtype int8 -o {}", int8.display()));
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    for (dtypes, rows) in [("int8,f32", 1), ("f32,int8", 0)] {
+        let output = doge(&format!("bench -m {} --dtype {dtypes} -p 8 -n 0 -r 1 -q -o json", int8.display()));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains("error:"), "{stderr}");
+        let found =
+            if output.stdout.is_empty() { 0 } else { serde_json::from_slice::<Vec<Value>>(&output.stdout).unwrap().len() };
+        assert_eq!(found, rows);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_prompt_without_end_is_refused() {
+    let doge = format!("ulimit -v 8000000; exec {} bench -m models/doge-bard -n 0 -q -p 4294967295", env!("CARGO_BIN_EXE_doge"));
+    let output = Command::new("sh").args(["-c", &doge]).env_remove("DOGE_ISA").output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains("cannot allocate"), "{:?} {stderr}", output.status);
+}
+
 #[test]
 fn wrong_usage_is_refused() {
     for (args, why) in [
@@ -126,7 +152,6 @@ fn wrong_usage_is_refused() {
         ("bench --preset 20m -p 0 -n 0", "nothing to measure"),
         ("bench --preset 20m --dtype f33", "f33"),
         ("bench --preset 20m -t 2,some", "auto, or a number"),
-        ("perplexity models/doge-bard/heldout.txt --window 64 --stride 65", "stride"),
         ("perplexity no-such-file", "no-such-file"),
     ] {
         let output = doge(args);
@@ -134,6 +159,8 @@ fn wrong_usage_is_refused() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.stdout.is_empty() && stderr.contains(why), "{args}: {stderr}");
     }
+    let stride = doge("perplexity models/doge-bard/heldout.txt --window 64 --stride 65");
+    assert_eq!(stride.status.code(), Some(2), "{}", String::from_utf8_lossy(&stride.stderr));
 }
 
 /// The figure that models/doge-bard/expected.json has from the reference.

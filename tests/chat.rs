@@ -80,6 +80,30 @@ fn hostile_templates_end_with_a_named_error() {
     assert!(why(render("{{ messages[0] | tojson }}", &[json!({"x": deep})])).contains("nested"));
 }
 
+/// minijinja calls itself once for each of these operators, and for each branch.
+#[test]
+fn endless_chains_do_not_overflow_the_stack() {
+    let most = 64 << 10;
+    for (before, link, after) in [
+        ("{{", " not", " x}}"),
+        ("{{", "-", "1}}"),
+        ("{{1", "+1", "}}"),
+        ("{{1", "|string", "}}"),
+        ("{{messages", ".a", "}}"),
+        ("{{x", "()", "}}"),
+        ("{{1", " if 1 else 1", "}}"),
+        ("{%if x%}", "{%elif x%}", "{%endif%}"),
+    ] {
+        let chain = |bytes: usize| format!("{before}{}{after}", link.repeat((bytes - before.len() - after.len()) / link.len()));
+        match render(&chain(most), &[]) {
+            Ok(_) | Err(Error::ChatTemplate { .. }) => {}
+            other => panic!("{link}: {other:?}"),
+        }
+        assert!(why(render(&chain(most + 2 * link.len()), &[])).contains("65536 are beyond reason"), "{link}");
+        assert!(why(render(&chain(1 << 20), &[])).contains("65536 are beyond reason"), "{link}");
+    }
+}
+
 #[test]
 fn a_long_conversation_is_no_endless_loop() {
     let message = |i: usize| json!({"role": if i % 2 == 0 { "user" } else { "assistant" }, "content": "wort ".repeat(80)});

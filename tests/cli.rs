@@ -356,5 +356,114 @@ fn verify_counts_and_exits_with_4_if_a_case_fails() {
     let bad = run(&["verify", folder.path().to_str().unwrap()]);
     assert_eq!(bad.status.code(), Some(4), "{}", stdout(&bad));
     assert!(stdout(&bad).contains("FAIL") && stdout(&bad).ends_with("0 passed, 1 failed\n"), "{}", stdout(&bad));
+    // Nor is it a success because nobody reads on.
+    let mut unread =
+        doge(&["verify", folder.path().to_str().unwrap()]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(unread.stdout.take());
+    let output = unread.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output)), (Some(4), ""));
     refused(&run(&["verify", folder.path().join("none").to_str().unwrap()]), 1, "none");
+}
+
+/// A copy of doge-bard with another text in one of its files.
+fn bard_with(name: &str, text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        std::fs::copy(repository("models/doge-bard").join(file), folder.path().join(file)).unwrap();
+    }
+    std::fs::write(folder.path().join(name), text).unwrap();
+    folder
+}
+
+#[test]
+fn bad_values_of_a_checkpoint_are_its_own() {
+    for (values, why) in [
+        (r#"{"temperature": -1}"#, "temperature must be"),
+        (r#"{"top_p": 1.5}"#, "top_p must be"),
+        (r#"{"bos_token_id": 999999}"#, "bos_token_id 999999 is outside the vocabulary of 4096"),
+    ] {
+        let folder = bard_with("generation_config.json", values);
+        let model = folder.path().to_str().unwrap();
+        let output = run(&["generate", "-p", "x", "-n", "1", "-m", model]);
+        refused(&output, 3, &format!("{model}/generation_config.json: {why}"));
+    }
+    // Without a begin-of-text token its id does not matter.
+    let folder = bard_with("generation_config.json", r#"{"bos_token_id": 999999}"#);
+    let model = folder.path().to_str().unwrap();
+    assert_eq!(run(&["generate", "-p", "x", "-n", "1", "--no-bos", "-m", model]).status.code(), Some(0));
+    refused(&run(&["perplexity", &path("models/doge-bard/heldout.txt"), "-m", model]), 3, "bos_token_id 999999");
+}
+
+#[test]
+fn an_early_end_is_told() {
+    let folder = bard_with("generation_config.json", r#"{"bos_token_id": 0, "max_length": 9}"#);
+    let model = folder.path().to_str().unwrap();
+    for prompt in ["ROMEO.\n", "To be, or not to be, that is the question."] {
+        let output = run(&["generate", "-p", prompt, "-m", model]);
+        assert!(stderr(&output).contains("note: the text ends early: the checkpoint's max_length is 9"), "{}", stderr(&output));
+        let chosen = run(&["generate", "-p", prompt, "-m", model, "-n", "2"]);
+        assert!(!stderr(&chosen).contains("note:"), "{}", stderr(&chosen));
+    }
+    let full = ["generate", "-p", "ROMEO.\n", "-n", "50", "-c", "8"];
+    assert!(stderr(&run(&full)).contains("note: the text ends early: the context of 8 tokens is full"));
+    assert_eq!(stderr(&run(&[&full[..], &["-q"]].concat())), "");
+    let chat = run_with_stdin(&["chat", "-n", "50", "-c", "30"], b"Who art thou?\n");
+    assert!(stderr(&chat).contains("the context of 30 tokens is full"), "{}", stderr(&chat));
+    let chat = run_with_stdin(&["chat", "-m", model], b"Who art thou?\n");
+    assert!(stderr(&chat).contains("max_length is 9"), "{}", stderr(&chat));
+}
+
+#[test]
+fn bad_files_end_with_one_named_error() {
+    let tokenizer = std::fs::read_to_string(repository("models/doge-bard/tokenizer.json")).unwrap();
+    let mut json: Value = serde_json::from_str(&tokenizer).unwrap();
+    json["normalizer"] = serde_json::json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"});
+    let folder = bard_with("tokenizer.json", &json.to_string());
+    let output = run(&["generate", "-p", "x", "-m", folder.path().to_str().unwrap()]);
+    refused(&output, 3, "tokenizer.json contradicts itself: ");
+    assert!(stderr(&output).lines().count() == 1 && !stderr(&output).contains("panicked"), "{}", stderr(&output));
+
+    let template = folder.path().join("template.jinja");
+    std::fs::write(&template, format!("{{{{ {}true }}}}", "not ".repeat(20000))).unwrap();
+    refused(&run(&["chat", "--chat-template-file", template.to_str().unwrap()]), 3, "chat template: it has 80010 bytes");
+    std::fs::write(&template, format!("{{{{ 1{} }}}}", "+1".repeat(32000))).unwrap();
+    let chat = run_with_stdin(&["chat", "-n", "1", "--chat-template-file", template.to_str().unwrap()], b"x\n");
+    assert_eq!(chat.status.code(), Some(0), "{}", stderr(&chat));
+
+    refused(&doge(&["inspect"]).env("DOGE_ISA", "foo").output().unwrap(), 2, "DOGE_ISA: unknown ISA level 'foo'");
+    #[cfg(unix)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("config.json", folder.path().join("config.json")).unwrap();
+        refused(&run(&["inspect", "-m", folder.path().to_str().unwrap()]), 1, "symbolic links");
+    }
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_the_models_fault() {
+    let folder = bard_with("generation_config.json", "{}");
+    let (model, file) = (folder.path().to_str().unwrap(), folder.path().join("model.safetensors"));
+    let mut weights = std::fs::read(&file).unwrap();
+    let end = weights.len();
+    weights[end - 2..].fill(0xff);
+    std::fs::write(&file, weights).unwrap();
+    let made = folder.path().join("int8");
+    refused(&run(&["quantize", "-m", model, "--dtype", "int8", "-o", made.to_str().unwrap()]), 3, "non-finite value in");
+    refused(&run(&["inspect", "-m", model]), 3, "non-finite value in");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_no_half_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let (half, whole) = (folder.path().join("model.safetensors.unfinished"), folder.path().join("model.safetensors"));
+    let bard = path("models/doge-bard");
+    let mut child = doge(&["quantize", "-m", &bard, "--dtype", "int4", "-o", folder.path().to_str().unwrap()]).spawn().unwrap();
+    while !half.exists() && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    // On a fast machine it may have ended before.
+    let code = child.wait().unwrap().code();
+    assert!(!half.exists() && (code, whole.exists()) != (Some(130), true) && matches!(code, Some(0 | 130)), "{code:?}");
 }

@@ -9,7 +9,7 @@ mod list;
 use std::{
     collections::BTreeSet,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use common::checks::CHECKS;
@@ -177,6 +177,36 @@ fn a_plot_is_a_picture() {
     let svg = std::fs::read_to_string(file).unwrap();
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>") && svg.contains("prefers-color-scheme"));
     assert!(["rms_norm", "gemv", "GB/s", "GOP/s"].iter().all(|word| svg.contains(word)), "{svg}");
+}
+
+/// The rows were measured; the reader has them, or has gone: what is wrong is told in both cases.
+#[test]
+fn rows_and_regressions_are_not_lost_with_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let unwritable = folder.path().join("no-such-folder/x.svg");
+    let args = "kernels --op argmax --mode hot --preset 20m -r 1 -q -o json";
+    let output = doge(&format!("{args} --plot {}", unwritable.display()));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains("no-such-folder"), "{stderr}");
+    let mut rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 1);
+
+    let row = &mut rows[0];
+    row["seconds"]["median"] = (row["seconds"]["median"].as_f64().unwrap() / 500.0).into();
+    row["percent_of_roof"] = (row["percent_of_roof"].as_f64().unwrap() * 500.0).into();
+    row["percent_spread"] = 0.0.into();
+    let file = folder.path().join("old.json");
+    std::fs::write(&file, rows.to_string()).unwrap();
+    for format in ["md", "json", "jsonl"] {
+        let args = format!("kernels --op argmax --mode hot --preset 20m -r 1 -q -o {format} --compare {}", file.display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doge"));
+        let command = command.args(args.split(' ')).env_remove("DOGE_ISA").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(4) && stderr.contains("slower: argmax"), "{format}: {:?} {stderr}", output.status);
+    }
 }
 
 #[test]

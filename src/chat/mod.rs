@@ -16,6 +16,12 @@ const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 const MAX_BYTES: u64 = 16 << 20;
+/// Bytes of a template at most; those of published checkpoints have less than 20,000.
+const MAX_TEMPLATE: usize = 64 << 10;
+/// The stack that a template is compiled and rendered on. minijinja limits how deep brackets and blocks are nested, not how many
+/// operators follow each other (`not not …`, `1+1+…`, `a.b.c…`), and calls itself for each. That takes at most 440 bytes of stack
+/// for a byte of the template, and 1070 where nothing is optimised; this has 2048. Only what is touched takes memory.
+const STACK: usize = MAX_TEMPLATE << 11;
 
 /// The special tokens that transformers shows to a template by these names.
 const SPECIAL_TOKENS: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -110,8 +116,8 @@ impl ChatTemplate {
     /// Reads the files of a checkpoint folder. `template`: the source of a template to use instead of the checkpoint's.
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] if there is no template or it does not compile, [`Error::BadConfig`] if a JSON file is
-    /// malformed, [`Error::BadFile`] and [`Error::Io`] if a file cannot be read.
+    /// [`Error::ChatTemplate`] if there is no template, or it is too long or does not compile, [`Error::BadConfig`] if a JSON
+    /// file is malformed, [`Error::BadFile`] and [`Error::Io`] if a file cannot be read; [`Error::OutOfMemory`].
     pub fn from_folder(folder: &Path, template: Option<&str>) -> Result<ChatTemplate> {
         let file = |name| read_text(&folder.join(name), MAX_BYTES);
         let (chat_template, tokenizer_config) = (file(CHAT_TEMPLATE)?, file(TOKENIZER_CONFIG)?);
@@ -143,8 +149,8 @@ impl ChatTemplate {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] if there is no template or it does not compile, [`Error::BadConfig`] if a JSON text is
-    /// malformed.
+    /// [`Error::ChatTemplate`] if there is no template, or it is too long or does not compile, [`Error::BadConfig`] if a JSON
+    /// text is malformed; [`Error::OutOfMemory`].
     pub fn from_files(files: ChatFiles) -> Result<ChatTemplate> {
         let object = |name: &str, text: Option<&str>| match text.map(serde_json::from_str::<Map<String, Value>>) {
             None => Ok(Map::new()),
@@ -166,7 +172,12 @@ impl ChatTemplate {
         let mut end_of_turn = Vec::new();
         for (name, source) in templates(files.chat_template, &config)? {
             end_of_turn.extend(END_OF_TURN.iter().filter(|token| source.contains(**token)));
-            environment.add_template_owned(name, environment::translate(source)).map_err(environment::error)?;
+            if source.len() > MAX_TEMPLATE {
+                let why = format!("it has {} bytes; more than {MAX_TEMPLATE} are beyond reason for one", source.len());
+                return Err(Error::ChatTemplate { why });
+            }
+            let source = environment::translate(source);
+            on_large_stack(|| environment.add_template_owned(name, source))?.map_err(environment::error)?;
         }
         end_of_turn.dedup();
         Ok(ChatTemplate { environment, special_tokens, end_of_turn })
@@ -176,7 +187,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] if the template refuses the messages (`raise_exception`), fails, recurses or runs too long;
-    /// [`Error::BadArgument`] if a message or document is not an object, or a variable has a name that is taken.
+    /// [`Error::BadArgument`] if a message or document is not an object, or a variable has a name that is taken;
+    /// [`Error::OutOfMemory`].
     pub fn render(&self, input: &ChatInput) -> Result<String> {
         let bad = |what, why: String| Err(Error::BadArgument { what, why });
         for (what, list) in [("messages", Some(input.messages)), ("documents", input.documents)] {
@@ -208,7 +220,7 @@ impl ChatTemplate {
                 why: "the checkpoint has a template for tools only; pass tools, or a template of your own".into(),
             })?,
         };
-        template.render(context).map_err(environment::error)
+        on_large_stack(|| template.render(context))?.map_err(environment::error)
     }
 
     /// Tokens that end a turn by what the template writes, and that the checkpoint's `eos_token_id` may not name. Stop at
@@ -216,6 +228,18 @@ impl ChatTemplate {
     pub fn end_of_turn_tokens(&self) -> &[&'static str] {
         &self.end_of_turn
     }
+}
+
+/// Runs `run` in a thread with a stack of [`STACK`] bytes.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] if there is no such thread.
+fn on_large_stack<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run);
+        let thread = thread.map_err(|_| Error::OutOfMemory { bytes: STACK as u128, what: "the stack of a chat template" })?;
+        thread.join().or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// The templates that a rendering can use: `default`, and `tool_use` where tools are given.

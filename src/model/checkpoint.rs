@@ -120,12 +120,14 @@ impl Opened {
     /// As [`Checkpoint::load`].
     pub fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
         let not_found = |why: &str| Error::ModelNotFound { name: path.display().to_string(), why: why.into() };
-        if !path.exists() {
+        // What cannot be looked at may well be there.
+        let exists = |path: &Path| path.try_exists().map_err(|source| Error::Io { path: path.to_owned(), source });
+        if !exists(path)? {
             return Err(not_found("no such file or folder"));
         }
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let config_path = folder.join("config.json");
-        if !config_path.exists() {
+        if !exists(&config_path)? {
             return Err(not_found("no config.json there (a .safetensors file needs it beside it)"));
         }
         let json = Object::parse(&read_json(&config_path)?, &config_path)?;

@@ -13,7 +13,7 @@ use serde_json::{json, Map, Value};
 use crate::{
     matrix_bytes,
     model::{
-        archive::INDEX,
+        archive::{INDEX, SINGLE},
         checkpoint::Opened,
         schema::{self, Hold, Row},
         LoadOptions,
@@ -21,6 +21,8 @@ use crate::{
     Dtype, Error, Layout, Result,
 };
 
+/// Name of the weight file in its folder as long as [`write`] has not written all of it.
+pub const UNFINISHED: &str = "model.safetensors.unfinished";
 /// Keys of `__metadata__`.
 const FORMAT_KEY: &str = "format";
 const FORMAT: &str = "doge-engine-int";
@@ -109,7 +111,7 @@ pub fn write(source: &Path, dtype: Dtype, folder: &Path) -> Result<usize> {
     let header = header(&entries, dtype, source);
 
     // Under its name only when all is there.
-    let (target, unfinished) = (folder.join("model.safetensors"), folder.join("model.safetensors.unfinished"));
+    let (target, unfinished) = (folder.join(SINGLE), folder.join(UNFINISHED));
     let written = || -> Result<usize> {
         let mut out = BufWriter::new(File::create(&unfinished).map_err(io(&unfinished))?);
         out.write_all(&header).map_err(io(&unfinished))?;

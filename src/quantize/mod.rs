@@ -9,8 +9,8 @@ mod group;
 #[allow(clippy::indexing_slicing, reason = "groups of a stride that was measured for them")]
 mod pack;
 
-pub use file::write;
 pub(crate) use file::Packed;
+pub use file::{write, UNFINISHED};
 
 use crate::{
     model::convert::{in_parallel, widen, zeroed},

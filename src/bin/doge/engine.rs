@@ -7,7 +7,7 @@ use std::{
 
 use doge_engine::{
     hub::{self, Environment, Resolved},
-    model::{Checkpoint, LoadOptions, Model},
+    model::{Checkpoint, Config, LoadOptions, Model},
     ops::Cpu,
     ChatTemplate, Device, DeviceWord, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
 };
@@ -47,10 +47,7 @@ impl Source {
             #[cfg(feature = "embedded-model")]
             Source::Embedded => doge_engine::embedded::checkpoint(options),
         };
-        checkpoint.map_err(|error| match error {
-            Error::NonFiniteValue { .. } => Failure::Model(error), // at this time it is a weight
-            other => other.into(),
-        })
+        checkpoint.map_err(Failure::of_checkpoint)
     }
 
     pub fn tokenizer(&self) -> Result<Tokenizer> {
@@ -72,16 +69,29 @@ impl Source {
 
     /// What the checkpoint says about generating. The ids that V1's config class has by default come in here.
     pub fn generation_config(&self, checkpoint: &Checkpoint) -> Result<GenerationConfig> {
-        let mut config = match self {
+        let config = match self {
             Source::Path(path) => GenerationConfig::from_folder(folder(path)),
             #[cfg(feature = "embedded-model")]
             Source::Embedded => doge_engine::embedded::generation_config(),
-        }?;
-        config.bos_token_id = config.bos_token_id.or(checkpoint.config.bos_token_id);
-        if config.eos_token_ids.is_empty() {
-            config.eos_token_ids.clone_from(&checkpoint.config.eos_token_id);
+        };
+        Ok(config?.with_ids_of(&checkpoint.config))
+    }
+
+    /// [`GenerationConfig::with_bos`], with a token that the model has.
+    pub fn with_bos(&self, generation: &GenerationConfig, config: &Config, ids: Vec<u32>) -> Result<Vec<u32>> {
+        let (ids, vocab_size) = (generation.with_bos(ids), config.vocab_size);
+        match generation.bos_token_id.filter(|&bos| bos as usize >= vocab_size && ids.first() == Some(&bos)) {
+            None => Ok(ids),
+            Some(bos) => {
+                let file = if config.bos_token_id == Some(bos) { "config.json" } else { "generation_config.json" };
+                let path = match self {
+                    Source::Path(path) => folder(path).join(file),
+                    #[cfg(feature = "embedded-model")]
+                    Source::Embedded => file.into(),
+                };
+                Err(Error::BadConfig { path, why: format!("bos_token_id {bos} is outside the vocabulary of {vocab_size}") })
+            }
         }
-        Ok(config)
     }
 }
 
@@ -228,7 +238,10 @@ impl Engine {
     /// or, where the tokenizer does not know of it, put there. A token that also ends texts is none to begin with.
     pub fn encode_prompt(&self, text: &str, add_bos: bool, parse_special: bool) -> Result<Vec<u32>> {
         let ids = self.tokenizer.encode(text, add_bos, parse_special)?;
-        Ok(if add_bos { self.generation_config.with_bos(ids) } else { ids })
+        if !add_bos {
+            return Ok(ids);
+        }
+        self.source.with_bos(&self.generation_config, self.model.config(), ids)
     }
 
     /// Where the model runs.

@@ -35,6 +35,14 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
+    /// Why a checkpoint cannot be loaded or read.
+    pub fn of_checkpoint(error: Error) -> Self {
+        match error {
+            Error::NonFiniteValue { .. } => Failure::Model(error), // at this time it is a weight
+            other => other.into(),
+        }
+    }
+
     /// Tells the user, and gives the exit code.
     pub fn report(self) -> ExitCode {
         let (code, why) = match self {

@@ -12,12 +12,11 @@ use doge_engine::{
     model::{Checkpoint, Config, Model, Session, SessionOptions},
     ops::Cpu,
     pool::Pool,
-    Kernels,
 };
 use serde_json::{json, Map, Value};
 
 use crate::{
-    engine::Source,
+    engine::{self, Source},
     failure::Failure,
     options::ModelOptions,
     report::{decimal, mebibytes},
@@ -54,7 +53,7 @@ impl Inspected {
     fn new(name: String, checkpoint: Checkpoint) -> Result<Self, Failure> {
         let model = Model::new(checkpoint);
         // Nothing runs here: one thread will do.
-        let cpu = Cpu::new(Kernels::detect()?, Arc::new(Pool::new(1)?));
+        let cpu = Cpu::new(engine::kernels(None)?, Arc::new(Pool::new(1)?));
         let session = Session::new(&model, &cpu, SessionOptions::default())?;
         let config = model.config();
         let state_tokens = config.sliding_window.unwrap_or(config.keep_window_size);

@@ -26,6 +26,7 @@ mod version;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use doge_engine::Tokenizer;
 
 use failure::Failure;
 
@@ -66,7 +67,18 @@ fn arguments() -> Vec<OsString> {
     words
 }
 
+/// A panic that becomes a named error is told of by that error alone.
+fn silence_caught_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !Tokenizer::catches_panics() {
+            usual(panic);
+        }
+    }));
+}
+
 fn main() -> ExitCode {
+    silence_caught_panics();
     let result: Result<ExitCode, Failure> = match Cli::parse_from(arguments()).command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),

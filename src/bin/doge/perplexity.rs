@@ -68,12 +68,15 @@ pub struct PerplexityArgs {
 }
 
 pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
+    if let Some(stride) = args.stride.filter(|&stride| stride > args.window) {
+        return Err(Failure::Usage(format!("--stride {stride} is more than the window, {}", args.window)));
+    }
     let (device, kernels) = (engine::device(args.cpu.device, args.quiet)?, engine::kernels(args.cpu.isa)?);
     let source = Source::find(&args.model, args.quiet)?;
     let checkpoint = source.checkpoint(&args.model.load_options())?;
     let generation_config = source.generation_config(&checkpoint)?;
     let text = std::fs::read_to_string(&args.file).map_err(|source| Failure::Input { from: args.file.clone(), source })?;
-    let ids = generation_config.with_bos(source.tokenizer()?.encode(&text, true, true)?);
+    let ids = source.with_bos(&generation_config, &checkpoint.config, source.tokenizer()?.encode(&text, true, true)?)?;
 
     let model = engine::place(checkpoint, &device, args.cpu.device, args.quiet)?;
     let form = args.cpu.activations.into();

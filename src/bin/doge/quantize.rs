@@ -1,11 +1,24 @@
 //! `doge quantize`
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use doge_engine::{quantize, Dtype};
 
-use crate::{engine, failure::Failure, report::mebibytes};
+use crate::{
+    engine,
+    failure::{Failure, INTERRUPTED},
+    interrupt::Interrupt,
+    report::mebibytes,
+};
+
+/// How often it is looked whether Ctrl-C was pressed.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// Writes a checkpoint with int8 or int4 weights, which loads in place
 #[derive(Args, Debug)]
@@ -33,7 +46,21 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode, Failure> {
     }
     let start = Instant::now();
     let source = engine::resolve(&args.model, args.revision.as_deref(), args.download, false)?;
-    let bytes = quantize::write(&source, args.dtype, &args.output)?;
+    let interrupt = Interrupt::install()?;
+    let cancel = interrupt.begin();
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| quantize::write(&source, args.dtype, &args.output));
+        while !writer.is_finished() {
+            if cancel.load(Ordering::Relaxed) {
+                // Half a checkpoint is of no use, and may be large. There is none if it was not begun or has just been ended.
+                let _ = std::fs::remove_file(args.output.join(quantize::UNFINISHED));
+                std::process::exit(INTERRUPTED.into());
+            }
+            std::thread::sleep(GLANCE);
+        }
+        writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    let bytes = written.map_err(Failure::of_checkpoint)?;
     eprintln!("{}: {} in {:.1} s", args.output.display(), mebibytes(bytes as u64), start.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use doge_engine::{Error, GenerationConfig, Sampler, SamplingSettings, StopStrings};
+use doge_engine::{Error, Finish, GenerationConfig, Sampler, SamplingSettings, StopStrings};
 use serde_json::{json, Value};
 
 use crate::{failure::Failure, report::decimal};
@@ -78,9 +78,22 @@ impl SamplingOptions {
         }
     }
 
+    /// What ended the text too early and can be changed, in words; `None` if nothing did. `ctx_size`: tokens of the context.
+    pub fn cut_off(&self, finish: Option<Finish>, config: &GenerationConfig, ctx_size: usize) -> Option<String> {
+        match (finish?, self.n_predict.or(config.max_new_tokens.map(|_| 0)), config.max_length) {
+            (Finish::ContextFull, ..) => {
+                Some(format!("the text ends early: the context of {ctx_size} tokens is full; -c/--ctx-size sets another"))
+            }
+            (Finish::Length, None, Some(max_length)) => Some(format!(
+                "the text ends early: the checkpoint's max_length is {max_length} tokens, prompt included; -n sets another limit"
+            )),
+            _ => None,
+        }
+    }
+
     /// The sampler of a run, for a vocabulary of `vocab_size`; `eos`: the tokens that `--ignore-eos` forbids.
     pub fn sampler(&self, config: &GenerationConfig, eos: &[u32], vocab_size: usize) -> Result<Sampler, Failure> {
-        let settings = self.settings(config, eos);
+        let settings = self.settings(config, eos, vocab_size);
         match settings.logit_bias.iter().find(|(id, _)| *id as usize >= vocab_size) {
             Some(&(id, _)) => Err(Failure::Usage(format!("--logit-bias: {}", Error::TokenOutOfRange { id, vocab_size }))),
             None => Sampler::new(settings).map_err(|error| Failure::Usage(error.to_string())),
@@ -91,13 +104,14 @@ impl SamplingOptions {
         StopStrings::new(self.stop.clone()).map_err(|error| Failure::Usage(error.to_string()))
     }
 
-    fn settings(&self, config: &GenerationConfig, eos: &[u32]) -> SamplingSettings {
+    fn settings(&self, config: &GenerationConfig, eos: &[u32], vocab_size: usize) -> SamplingSettings {
         let base = &config.sampling;
         let given = [self.temp, self.top_p, self.min_p, self.typical].iter().any(Option::is_some);
         let asked = given || self.top_k.is_some() || self.seed.is_some();
         let mut logit_bias = self.logit_bias.clone();
         if self.ignore_eos {
-            logit_bias.extend(eos.iter().map(|&id| (id, f32::NEG_INFINITY)));
+            let known = eos.iter().filter(|&&id| (id as usize) < vocab_size); // a checkpoint may name others, which never come
+            logit_bias.extend(known.map(|&id| (id, f32::NEG_INFINITY)));
         }
         SamplingSettings::default()
             .do_sample(base.do_sample || asked)

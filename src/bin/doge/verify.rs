@@ -48,9 +48,16 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
     })?;
     let failed = reports.iter().filter(|report| !report.passed()).count();
     let unread = verify::INFORMATION.join(", ");
-    written
+    let written = written
         .and_then(|()| writeln!(stdout(), "not checked, being for information only: {unread}"))
         .and_then(|()| writeln!(stdout(), "{} passed, {failed} failed", reports.len() - failed))
-        .map_err(Failure::Output)?;
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(VERIFICATION_FAILED) })
+        .map_err(Failure::Output);
+    match (failed, written) {
+        (0, written) => written.map(|()| ExitCode::SUCCESS),
+        // Whoever closed the pipe still wants to know, and an output that failed is told of besides.
+        (_, written) => {
+            written.unwrap_or_else(|failure| _ = failure.report());
+            Ok(ExitCode::from(VERIFICATION_FAILED))
+        }
+    }
 }

@@ -6,7 +6,7 @@ use doge_engine::{
     model::{Model, Session, SessionOptions},
     ops::{Activations, Cpu, PeakKind, SPLIT_PARTS},
     roof::Roof,
-    Dtype, Float, Result,
+    Dtype, Error, Float, Result,
 };
 
 use super::cost;
@@ -172,7 +172,7 @@ impl Bench {
             // Taken in once; every sample goes on from a copy.
             let mut filled = Session::new(model, cpu, self.session)?;
             if depth > 0 {
-                filled.feed(&tokens(model, depth))?;
+                filled.feed(&tokens(model, depth)?)?;
             }
             for &test in &self.tests {
                 hand_over(self.row(name, &filled, &roofs, test)?)?;
@@ -238,13 +238,13 @@ fn sample(filled: &Session, test: Test) -> Result<(f64, usize)> {
     session.reserve(n)?;
     let time = match test {
         Test::Prompt(n) => {
-            let prompt = tokens(filled.model(), n);
+            let prompt = tokens(filled.model(), n)?;
             let start = Instant::now();
             session.feed(&prompt)?;
             start.elapsed()
         }
         Test::Generate(n) => {
-            let mut token = tokens(filled.model(), 1);
+            let mut token = tokens(filled.model(), 1)?;
             let start = Instant::now();
             if session.model().is_on_device() {
                 decode(&mut session, token[0], n)?;
@@ -281,8 +281,12 @@ fn decode(_: &mut Session, _: u32, _: usize) -> Result<()> {
 }
 
 /// `n` token ids all over the vocabulary, the same in every run.
-fn tokens(model: &Model, n: usize) -> Vec<u32> {
+fn tokens(model: &Model, n: usize) -> Result<Vec<u32>> {
     let vocab = model.config().vocab_size as u64;
+    let mut tokens = Vec::new();
+    let bytes = n as u128 * size_of::<u32>() as u128;
+    tokens.try_reserve_exact(n).map_err(|_| Error::OutOfMemory { bytes, what: "the tokens of a test" })?;
     // A step of the golden ratio spreads them; the high bits are the good ones.
-    (1..=n as u64).map(|i| (((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * vocab) >> 32) as u32).collect()
+    tokens.extend((1..=n as u64).map(|i| (((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * vocab) >> 32) as u32));
+    Ok(tokens)
 }

@@ -130,6 +130,21 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let (runners, subjects) = (runners(args)?, subjects(args, cards)?);
     let mut table = Table::new(args.output, if cards { &CARDS } else { &[] });
     table.begin()?;
+    let measured = measure(args, &bench, &device, &runners, subjects, &mut table);
+    // What was measured is not lost with what was not.
+    let ended = if measured.is_err() && table.is_empty() { Ok(()) } else { table.end(args.quiet) };
+    measured.and(ended).map(|()| ExitCode::SUCCESS)
+}
+
+/// Every row, handed over to `table` as soon as it is there.
+fn measure(
+    args: &BenchArgs,
+    bench: &Bench,
+    device: &Device,
+    runners: &[(Kernels, Asked, Activations)],
+    subjects: Vec<Subject>,
+    table: &mut Table,
+) -> Result<(), Failure> {
     for subject in subjects {
         let dtypes = match (&args.dtype[..], &subject) {
             ([], Subject::File(_)) => vec![None],
@@ -143,7 +158,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             }
             let name = subject.name();
             let model = device.place(Model::new(checkpoint))?;
-            for &(kernels, asked, form) in &runners {
+            for &(kernels, asked, form) in runners {
                 bench.rows(&name, &model, &asked.cpu(&model, kernels, form)?, &mut |row| {
                     if !args.quiet && row.roof.unsteady() {
                         report::note(format_args!("{} {}: the machine's own speed changed during the row", row.model, row.test));
@@ -153,8 +168,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             }
         }
     }
-    table.end(args.quiet)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Every combination of ISA level, threads and activations.

@@ -11,7 +11,8 @@ use crate::{
 
 const CSV: &str =
     "model,dtype,activations,isa,instruction,threads,test,depth,kv_dtype,tokens_per_second,mad,samples,bytes_per_token,operations_per_token,\
-    read_gb_per_second,roof,roof_tokens_per_second,percent_of_roof,roof_steady,peak_rss_bytes,cpu,commit,version";
+    read_gb_per_second,roof,roof_tokens_per_second,percent_of_roof,roof_steady,peak_rss_bytes,cpu,commit,version,\
+    card_tokens_per_second";
 
 pub struct Table {
     format: Format,
@@ -19,11 +20,12 @@ pub struct Table {
     cards: &'static [(&'static str, f64)],
     machine: Value,
     rows: Vec<Value>,
+    is_empty: bool,
 }
 
 impl Table {
     pub fn new(format: Format, cards: &'static [(&'static str, f64)]) -> Self {
-        Table { format, cards, machine: machine::machine(), rows: Vec::new() }
+        Table { format, cards, machine: machine::machine(), rows: Vec::new(), is_empty: true }
     }
 
     pub fn begin(&self) -> Result<(), Failure> {
@@ -39,6 +41,7 @@ impl Table {
     }
 
     pub fn row(&mut self, row: Row) -> Result<(), Failure> {
+        self.is_empty = false;
         match self.format {
             Format::Md => print(&self.markdown(&row)),
             Format::Csv => print(&self.csv(&row)),
@@ -50,6 +53,10 @@ impl Table {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
     pub fn end(self, quiet: bool) -> Result<(), Failure> {
         if !self.cards.is_empty() && !quiet {
             report::note("the model cards give one figure a size, on an i7-11, and neither format nor threads");
@@ -58,6 +65,12 @@ impl Table {
             Format::Json => print(&format!("{:#}", Value::Array(self.rows))),
             _ => Ok(()),
         }
+    }
+
+    /// What the model's card says of this row: it gives the speed of single tokens.
+    fn card(&self, row: &Row) -> Option<f64> {
+        let is_token = row.test.starts_with("tg");
+        self.cards.iter().find(|(model, _)| is_token && *model == row.model).map(|&(_, rate)| rate)
     }
 
     fn markdown(&self, row: &Row) -> String {
@@ -84,9 +97,7 @@ impl Table {
             row.percent_of_roof(),
         );
         if !self.cards.is_empty() {
-            let card =
-                self.cards.iter().find(|(model, _)| *model == row.model && matches!(row.limit, Limit::Reading | Limit::Copy));
-            line += &card.map_or(" |".into(), |(_, rate)| format!(" {rate} |"));
+            line += &self.card(row).map_or(" |".into(), |rate| format!(" {rate} |"));
         }
         line
     }
@@ -117,6 +128,7 @@ impl Table {
             quoted(self.machine["cpu"].as_str().unwrap_or_default()),
             version::COMMIT.unwrap_or_default().to_string(),
             env!("CARGO_PKG_VERSION").to_string(),
+            self.card(row).map(|rate| rate.to_string()).unwrap_or_default(),
         ]
         .join(",")
     }
@@ -153,7 +165,7 @@ impl Table {
             "commit": version::COMMIT,
             "version": env!("CARGO_PKG_VERSION"),
         });
-        if let Some((_, card)) = self.cards.iter().find(|(model, _)| *model == row.model) {
+        if let Some(card) = self.card(row) {
             object["card_tokens_per_second"] = json!(card);
         }
         object

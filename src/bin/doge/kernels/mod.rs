@@ -111,6 +111,31 @@ pub fn run(args: &KernelsArgs) -> Result<ExitCode, Failure> {
     });
     let threads = args.threads.map_or_else(Pool::default_threads, usize::from);
     let mut table = Table::new(args.output, counters.is_ok(), baseline);
+    let measured = measure_on(args, device, levels, threads, counters.as_mut().ok(), &mut table);
+    let drawn = measured.and_then(|()| {
+        let Some(path) = &args.plot else { return Ok(()) };
+        std::fs::write(path, plot::svg(table.rows())).map_err(|source| Failure::Input { from: path.clone(), source })
+    });
+    // What was measured is not lost with what was not, or with the picture.
+    match drawn {
+        Err(failure) if table.rows().is_empty() => Err(failure),
+        drawn => {
+            let slower = table.end(args.quiet);
+            drawn?;
+            Ok(if slower? { ExitCode::from(VERIFICATION_FAILED) } else { ExitCode::SUCCESS })
+        }
+    }
+}
+
+/// Measures what the options ask for on this device.
+fn measure_on(
+    args: &KernelsArgs,
+    device: Device,
+    levels: Vec<Kernels>,
+    threads: usize,
+    mut counters: Option<&mut Counters>,
+    table: &mut Table,
+) -> Result<(), Failure> {
     match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(gpu) => {
@@ -120,7 +145,7 @@ pub fn run(args: &KernelsArgs) -> Result<ExitCode, Failure> {
                 report::note(format_args!("not measured by themselves on a GPU: {}", names.join(", ")));
             }
             table.begin()?;
-            measure(args, &mut device::Gpu::new(gpu, &entries)?, None, &mut table)?;
+            measure(args, &mut device::Gpu::new(gpu, &entries)?, None, table)
         }
         _ => {
             let entries = chosen(args, list::entries, |entry| entry)?;
@@ -134,16 +159,11 @@ pub fn run(args: &KernelsArgs) -> Result<ExitCode, Failure> {
                         absent.join(", ")
                     ));
                 }
-                measure(args, &mut Level::new(&entries, kernels, threads)?, counters.as_mut().ok(), &mut table)?;
+                measure(args, &mut Level::new(&entries, kernels, threads)?, counters.as_deref_mut(), table)?;
             }
+            Ok(())
         }
     }
-    if let Some(path) = &args.plot {
-        let svg = plot::svg(table.rows());
-        std::fs::write(path, svg).map_err(|source| Failure::Input { from: path.clone(), source })?;
-    }
-    let slower = table.end(args.quiet)?;
-    Ok(if slower { ExitCode::from(VERIFICATION_FAILED) } else { ExitCode::SUCCESS })
 }
 
 /// Measures everything in several passes, and hands over each row in the last.

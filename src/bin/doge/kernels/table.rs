@@ -27,19 +27,33 @@ pub struct Table {
     /// Rows that the baseline has, and those of them that are slower.
     found: usize,
     slower: Vec<String>,
+    /// Why the table can no longer be written.
+    unwritten: Option<Failure>,
 }
 
 impl Table {
     pub fn new(format: Format, counts: bool, baseline: Option<Baseline>) -> Self {
         let (rows, json, slower) = (Vec::new(), Vec::new(), Vec::new());
-        Table { format, counts, baseline, machine: machine::machine(), rows, json, found: 0, slower }
+        Table { format, counts, baseline, machine: machine::machine(), rows, json, found: 0, slower, unwritten: None }
+    }
+
+    /// A line of the table. A comparison goes on when nobody reads it any more: its result is the exit code.
+    fn print(&mut self, line: &str) -> Result<(), Failure> {
+        match (self.baseline.is_some(), &self.unwritten) {
+            (false, _) => print(line),
+            (true, None) => {
+                self.unwritten = print(line).err();
+                Ok(())
+            }
+            (true, Some(_)) => Ok(()),
+        }
     }
 
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    pub fn begin(&self) -> Result<(), Failure> {
+    pub fn begin(&mut self) -> Result<(), Failure> {
         match self.format {
             Format::Md => {
                 let mut columns =
@@ -53,9 +67,9 @@ impl Table {
                 }
                 let line =
                     |name: &&str| if ["op", "dtype", "isa", "shape", "mode", "roof"].contains(name) { "---|" } else { "---:|" };
-                print(&format!("| {} |\n|{}", columns.join(" | "), columns.iter().map(line).collect::<String>()))
+                self.print(&format!("| {} |\n|{}", columns.join(" | "), columns.iter().map(line).collect::<String>()))
             }
-            Format::Csv => print(CSV),
+            Format::Csv => self.print(CSV),
             Format::Json | Format::Jsonl => Ok(()),
         }
     }
@@ -80,19 +94,20 @@ impl Table {
             }
         }
         match self.format {
-            Format::Md => print(&self.markdown(&row, change))?,
-            Format::Csv => print(&self.csv(&row, change))?,
+            Format::Md => self.print(&self.markdown(&row, change))?,
+            Format::Csv => self.print(&self.csv(&row, change))?,
             Format::Json => self.json.push(self.json(&row, change)),
-            Format::Jsonl => print(&self.json(&row, change).to_string())?,
+            Format::Jsonl => self.print(&self.json(&row, change).to_string())?,
         }
         self.rows.push(row);
         Ok(())
     }
 
     /// Ends the table; has a kernel become slower?
-    pub fn end(self, quiet: bool) -> Result<bool, Failure> {
+    pub fn end(mut self, quiet: bool) -> Result<bool, Failure> {
         if self.format == Format::Json {
-            print(&format!("{:#}", Value::Array(self.json)))?;
+            let rows = std::mem::take(&mut self.json);
+            self.print(&format!("{:#}", Value::Array(rows)))?;
         }
         if self.baseline.is_some() && self.found == 0 {
             return Err(Failure::Usage("--compare: the file has none of these rows".into()));
@@ -101,7 +116,14 @@ impl Table {
             report::note(format_args!("{} of {} rows compared, {} slower", self.found, self.rows.len(), self.slower.len()));
         }
         self.slower.iter().for_each(|row| report::error(&format!("slower: {row}")));
-        Ok(!self.slower.is_empty())
+        match (self.slower.is_empty(), self.unwritten) {
+            (true, Some(failure)) => Err(failure),
+            (false, Some(failure)) => {
+                failure.report();
+                Ok(true)
+            }
+            (none_is, None) => Ok(!none_is),
+        }
     }
 
     fn markdown(&self, row: &Row, change: Option<Change>) -> String {
