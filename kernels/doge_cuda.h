@@ -250,7 +250,8 @@ typedef struct DogeCudaDecodeArgs {
 
 /* A whole token in one launch (kernels/cuda/token.cu). Its blocks stay, one on each multiprocessor, and hand each other activations
  * as words: a float's bits below, above them the number of the step that made it. Whoever needs a word looks until it has the
- * number, so that no block waits for anything but its own inputs. */
+ * number, so that no block waits for anything but its own inputs;
+ * who only needs to know that it was made takes a later number too. */
 /* Teams of DOGE_CUDA_THREADS in a block: those that do projections, one for attention, one that brings weights. */
 enum { DOGE_CUDA_TOKEN_PROJECTORS = 2, DOGE_CUDA_TOKEN_TEAMS = DOGE_CUDA_TOKEN_PROJECTORS + 2 };
 enum { DOGE_CUDA_STAGES_AHEAD = 8 };     /* stages that a block has at hand */

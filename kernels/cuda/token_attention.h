@@ -132,7 +132,10 @@ DOGE_DEVICE void attend(Shared &shared, Tiles &tiles, const DogeCudaTokenAttenti
 DOGE_DEVICE void put_away(Shared &shared, const DogeCudaTokenAttention &t, uint32_t kv_head, uint32_t count, uint32_t place, uint32_t base) {
   const DogeCudaAttentionArgs &a = t.decode.attention;
   const uint32_t masks = a.kept.mask_heads / a.kept.kv_heads, heads = a.q_heads / a.kept.kv_heads, d = a.head_dim;
-  for (uint32_t h = dev::thread(); h < heads; h += THREADS) words::await(t.out + (size_t)(kv_head * heads + h) * d, base + t.tag);
+  // Other teams merge these heads, and those of the next layer into the same words, without waiting for this one.
+  for (uint32_t h = dev::thread(); h < heads; h += THREADS) {
+    words::await_writer(t.out + (size_t)(kv_head * heads + h) * d, base + t.tag);
+  }
   const Rows rows = {0, 1, a.q_heads / a.kept.mask_heads, kv_head * masks};
   const Fresh fresh = fetch(shared, t, rows, kv_head, base + t.tag_of_words);
   for (uint32_t m = kv_head * masks; m < (kv_head + 1) * masks; ++m) {

@@ -15,6 +15,13 @@ DOGE_DEVICE float await(const uint64_t *p, uint32_t tag) {
   return value(word);
 }
 
+/// Until a word was there. One of a later tag says so too: for who does not need what it says, and may come when it is overwritten.
+/// The tags of a word follow each other so closely that their difference has a sign, also where they begin anew; before the first
+/// launch there is 0, which none is.
+DOGE_DEVICE void await_writer(const uint64_t *p, uint32_t tag) {
+  while ((int32_t)((uint32_t)(dev::look1(p) >> 32) - tag) < 0) dev::pause();
+}
+
 /// The words c .. c + 3 of a row, for each of N quads of neighbouring columns that lie `step` columns apart, when all are there. Beyond
 /// the row, whose length is a multiple of 4, are zeros. By a whole warp: until one word that it needs is there it looks at no other,
 /// for a look of all is as many bytes of L2 as all blocks' inputs.

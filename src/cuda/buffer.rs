@@ -40,6 +40,7 @@ impl<T: Element> Buffer<T> {
     pub fn from_slice(device: &Device, values: &[T]) -> Result<Self> {
         let mut buffer = Self::zeros(device, values.len())?;
         buffer.write(0, values)?;
+        device.synchronize()?; // the values may be a temporary's
         Ok(buffer)
     }
 
@@ -55,7 +56,8 @@ impl<T: Element> Buffer<T> {
         &self.device
     }
 
-    /// Overwrites elements from `begin` on.
+    /// Overwrites elements from `begin` on. The driver may look at `values` until somebody waits for the device: that it is done
+    /// with pageable memory when it returns holds on most systems, and is promised for none. So the values must stay that long.
     ///
     /// # Errors
     /// [`Error::BadArgument`] if they do not fit, [`Error::Device`].
@@ -161,6 +163,7 @@ impl Rows {
             to[..cols].copy_from_slice(from);
         }
         to.buffer.write(0, &all)?;
+        device.synchronize()?; // `all` goes
         Ok(to)
     }
 

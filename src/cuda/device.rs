@@ -17,15 +17,17 @@ const OLDEST: (i32, i32) = (8, 0);
 /// `CU_FUNC_ATTRIBUTE_PTX_VERSION` has it.
 const HOPPER: i32 = 90;
 
-/// A GPU with the kernels on it. Cheap to clone. Its work runs in one stream, in the order given.
+/// A GPU with the kernels on it, and a stream. Cheap to clone. What is given to it and its clones runs in the order given.
 #[derive(Clone)]
-pub struct Device(Arc<Inner>);
+pub struct Device {
+    gpu: Arc<Gpu>,
+    stream: Arc<CudaStream>,
+}
 
-struct Inner {
+struct Gpu {
     ordinal: usize,
     name: String,
     context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
     table: Table,
 }
 
@@ -45,14 +47,18 @@ impl Device {
             return Err(unavailable(why.into()));
         }
         let of_driver = |error: DriverError| unavailable(why(error));
+        let no_such = || {
+            let count = CudaContext::device_count().unwrap_or(0);
+            unavailable(format!("there is no such GPU; the driver shows {count}"))
+        };
+        // The bindings would cut a longer number off, and open another GPU.
+        i32::try_from(ordinal).map_err(|_| no_such())?;
         let context = CudaContext::new(ordinal).map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_INVALID_DEVICE | sys::CUresult::CUDA_ERROR_NO_DEVICE => {
-                let count = CudaContext::device_count().unwrap_or(0);
-                unavailable(format!("there is no such GPU; the driver shows {count}"))
-            }
+            sys::CUresult::CUDA_ERROR_INVALID_DEVICE | sys::CUresult::CUDA_ERROR_NO_DEVICE => no_such(),
             _ => of_driver(error),
         })?;
-        // SAFETY: all work goes to one stream, so nothing needs the events that would order several.
+        // SAFETY: a stream's work needs no events that would order several streams: what it reads of another's (weights; at a fork
+        // the keys) the host waited for, and waits until it is read before that may be written to or freed.
         unsafe { context.disable_event_tracking() };
         let architecture = context.compute_capability().map_err(of_driver)?;
         if architecture < OLDEST {
@@ -64,13 +70,23 @@ impl Device {
         let load = |image| context.load_module(cudarc::nvrtc::Ptx::from_binary(image)).map_err(of_driver);
         let modules: Vec<Arc<CudaModule>> = images.into_iter().map(load).collect::<Result<_>>()?;
         let table = Table::load(|name| {
-            let found = modules.iter().find_map(|module| module.load_function(name).ok());
-            let function = found.ok_or_else(|| unavailable(format!("kernel {name} is missing from the images loaded")))?;
+            let of_module = |module: &Arc<CudaModule>| match module.load_function(name) {
+                Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_FOUND => None,
+                found => Some(found.map_err(|error| unavailable(format!("kernel {name}: {}", why(error))))),
+            };
+            let missing = || Err(unavailable(format!("kernel {name} is missing from the images loaded")));
+            let function = modules.iter().find_map(of_module).unwrap_or_else(missing)?;
             // Code made for an older architecture has no instruction to wait with, and no copy engine.
             let is_hopper = function.ptx_version().map_err(of_driver)? >= HOPPER;
             Ok((function, is_hopper))
         })?;
-        Ok(Device(Arc::new(Inner { ordinal, name, context, stream, table })))
+        Ok(Device { gpu: Arc::new(Gpu { ordinal, name, context, table }), stream })
+    }
+
+    /// The same GPU with another stream. Nothing but the host, which waits, orders what the two are given.
+    pub(super) fn with_own_stream(&self) -> Result<Device> {
+        let stream = self.gpu.context.new_stream().map_err(failed("making a stream"))?;
+        Ok(Device { gpu: self.gpu.clone(), stream })
     }
 
     /// GPUs that the driver shows; 0 without a driver.
@@ -88,12 +104,12 @@ impl Device {
     }
 
     pub fn ordinal(&self) -> usize {
-        self.0.ordinal
+        self.gpu.ordinal
     }
 
     /// The driver's name for it.
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.gpu.name
     }
 
     /// Bytes of its L2 cache.
@@ -123,7 +139,7 @@ impl Device {
     }
 
     fn attribute(&self, attribute: sys::CUdevice_attribute) -> Result<usize> {
-        let value = self.0.context.attribute(attribute).map_err(failed("asking what the GPU has"))?;
+        let value = self.gpu.context.attribute(attribute).map_err(failed("asking what the GPU has"))?;
         Ok(usize::try_from(value).unwrap_or(0).max(1))
     }
 
@@ -132,7 +148,7 @@ impl Device {
     /// # Errors
     /// [`Error::Device`].
     pub fn memory(&self) -> Result<(usize, usize)> {
-        self.0.context.mem_get_info().map_err(failed("asking for the free memory"))
+        self.gpu.context.mem_get_info().map_err(failed("asking for the free memory"))
     }
 
     /// An error if `bytes` are not free now.
@@ -145,20 +161,20 @@ impl Device {
         Ok(())
     }
 
-    /// Waits until everything given to it is done.
+    /// Waits until everything given to it and its clones is done.
     ///
     /// # Errors
     /// [`Error::Device`] if something of it failed.
     pub fn synchronize(&self) -> Result<()> {
-        self.0.stream.synchronize().map_err(failed("waiting for the GPU"))
+        self.stream.synchronize().map_err(failed("waiting for the GPU"))
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
-        &self.0.stream
+        &self.stream
     }
 
     pub(super) fn table(&self) -> &Table {
-        &self.0.table
+        &self.gpu.table
     }
 
     /// Gives a kernel to the stream. Nothing to do for an empty grid.
@@ -210,13 +226,13 @@ impl Device {
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: side(shared)?,
-            hStream: self.0.stream.cu_stream(),
+            hStream: self.stream.cu_stream(),
             attrs: attribute.as_mut().map_or(std::ptr::null_mut(), |attribute| &raw mut *attribute),
             numAttrs: u32::from(attribute.is_some()),
         };
         let mut args = *args;
         let mut params = [(&raw mut args).cast::<std::ffi::c_void>()];
-        self.0.context.bind_to_thread().map_err(failed(kernel.name))?;
+        self.gpu.context.bind_to_thread().map_err(failed(kernel.name))?;
         // SAFETY: the caller's promise; the grid is not empty, and the driver copies the structs before it returns.
         let launched =
             unsafe { sys::cuLaunchKernelEx(&config, kernel.function.cu_function(), params.as_mut_ptr(), std::ptr::null_mut()) };
@@ -266,6 +282,6 @@ pub(super) fn failed(what: &'static str) -> impl Fn(DriverError) -> Error {
 
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "cuda:{} ({})", self.0.ordinal, self.0.name)
+        write!(f, "cuda:{} ({})", self.gpu.ordinal, self.gpu.name)
     }
 }

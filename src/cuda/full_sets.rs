@@ -103,6 +103,7 @@ impl FullSets {
             // A decode step offers its key itself; the run has stopped, so that it leaves the state as it is.
             let is_token = end == keys && sets.token.is_some() && sliding_window.is_none();
             sets.at.write(0, &[begin as u32, begin as u32, 0, 0, u32::from(is_token)])?;
+            device.synchronize()?; // that was a temporary
             let FullSets { kept, lists, k, v, mask, at, .. } = &mut sets;
             if !is_token {
                 device.kept_offer(kept, lists, (k, v), mask, at, end - begin)?;

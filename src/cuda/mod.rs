@@ -4,9 +4,9 @@
 //! without a GPU, and says what is missing only to those who ask for one. The kernels (`kernels/cuda/`) are inside the
 //! binary as machine code, put there by `build.rs` where it found nvcc.
 //!
-//! [`Device::upload`] copies a model's weights to the GPU; sessions of the model it returns run there. Everything a decode
-//! step does, up to the choice of the next token, is one CUDA graph, and a run of several steps needs the host only at
-//! its end.
+//! [`Device::upload`] copies a model's weights to the GPU; sessions of the model it returns run there, each in a stream of its
+//! own. Everything a decode step does, up to the choice of the next token, is one CUDA graph, and a run of several steps needs
+//! the host only at its end.
 
 mod attention;
 mod attention_input;

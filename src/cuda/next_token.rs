@@ -60,12 +60,18 @@ impl Next {
         Next::make(device, sizes)
     }
 
-    /// Where a block or a run begins.
+    /// What [`Next::at`] holds where a block or a run begins.
+    pub(super) fn words_at(place: usize) -> [u32; PLACE_WORDS] {
+        [place as u32, place as u32, 0, 0, 0]
+    }
+
+    /// Where a block or a run begins. What was written before, the device has afterwards.
     ///
     /// # Errors
     /// [`Error::Device`].
     pub fn stand_at(&mut self, place: usize) -> Result<()> {
-        self.at.write(0, &[place as u32, place as u32, 0, 0, 0])
+        self.at.write(0, &Self::words_at(place))?;
+        self.at.device().synchronize()
     }
 
     /// A run that feeds `first`, watches for `eos` and, unless it takes the likeliest, has what the sampler `draws` by.
@@ -82,7 +88,7 @@ impl Next {
             self.sampling.write(0, &[temperature.to_bits(), *top_k, top_p.to_bits(), min_p.to_bits()])?;
             self.uniform.write(0, uniform)?;
         }
-        self.stand_at(place)
+        self.stand_at(place) // which waits for all of these temporaries to be copied
     }
 
     /// What the run chose, when it is done.

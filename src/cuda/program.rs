@@ -178,6 +178,7 @@ impl Forward<'_> {
         let n_stages = stages.all.len() as u32;
         let stages = gpu.stream().clone_htod(&stages.all).map_err(&upload)?;
         let attentions = gpu.stream().clone_htod(&attentions).map_err(&upload)?;
+        gpu.synchronize()?; // the lists on the host go when this returns
         let args = DogeCudaTokenArgs {
             stages: stages.device_ptr(gpu.stream()).0 as *const _,
             attentions: attentions.device_ptr(gpu.stream()).0 as *const _,

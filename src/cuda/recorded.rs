@@ -69,9 +69,30 @@ impl Device {
         let recorded = work();
         // Also after an error: the stream must leave the capture.
         let graph = self.stream().end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed("ending a graph"));
+        if graph.is_err() {
+            self.leave_capture();
+        }
         recorded?;
         let empty = || Error::Device { what: "ending a graph", why: "the driver gave none".into() };
         graph?.ok_or_else(empty)
+    }
+
+    /// Ends a capture that is still under way: the bindings may fail before they ask the driver to, and nothing would ever run in
+    /// the stream again.
+    fn leave_capture(&self) {
+        let (stream, mut status, mut graph) =
+            (self.stream().cu_stream(), sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE, std::ptr::null_mut());
+        // SAFETY: the stream lives as long as `self`, and its context is this thread's since the capture began; a graph that the
+        // driver gives is nobody else's.
+        unsafe {
+            let asked = sys::cuStreamIsCapturing(stream, &mut status);
+            if asked != sys::CUresult::CUDA_SUCCESS || status == sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+                return;
+            }
+            if sys::cuStreamEndCapture(stream, &mut graph) == sys::CUresult::CUDA_SUCCESS && !graph.is_null() {
+                let _ = sys::cuGraphDestroy(graph); // the caller has the error that matters
+            }
+        }
     }
 
     /// Seconds that the device takes for what `work` gives it.

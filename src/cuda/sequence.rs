@@ -9,7 +9,7 @@ use super::{
     forward::{Forward, Watch},
     kept::{Kept, KeptShape},
     made::Made,
-    next_token::{Run, EOS_MAX, STEPS_MAX},
+    next_token::{Next, Run, EOS_MAX, STEPS_MAX},
     program::Program,
     scratch::{Scratch, Sizes, BLOCK},
     weights::DeviceWeights,
@@ -32,6 +32,9 @@ unsafe impl Sync for Step {}
 
 /// One sequence on a device.
 pub struct Sequence {
+    /// With a stream of its own: sequences of one model run on threads of their own, and a capture takes in whatever its stream is
+    /// given.
+    device: Device,
     weights: Arc<DeviceWeights>,
     checkpoint: Arc<Checkpoint>,
     options: SessionOptions,
@@ -57,7 +60,7 @@ impl Sequence {
         options: SessionOptions,
         activations: Activations,
     ) -> Result<Self> {
-        let config = &checkpoint.config;
+        let (config, device) = (&checkpoint.config, weights.device().with_own_stream()?);
         let shape = KeptShape {
             mask_heads: checkpoint.variant.mask_heads,
             kv_heads: config.num_key_value_heads,
@@ -72,15 +75,12 @@ impl Sequence {
             options,
             activations,
             shape,
-            layers: (0..config.num_hidden_layers).map(|_| Kept::new(weights.device(), shape)).collect::<Result<_>>()?,
+            layers: (0..config.num_hidden_layers).map(|_| Kept::new(&device, shape)).collect::<Result<_>>()?,
+            device,
             scratch: None,
             program: None,
             steps: [None, None],
         })
-    }
-
-    fn device(&self) -> &Device {
-        self.weights.device()
     }
 
     /// Tokens of a prompt that go through the layers together, unless experts are chosen by all of them.
@@ -111,9 +111,8 @@ impl Sequence {
         if shape.slots <= self.shape.slots {
             return Ok(());
         }
-        let device = self.device().clone();
-        device.expect_room(shape.bytes() * self.layers.len() as u128, "the kept keys of a session on the GPU")?;
-        let larger = self.layers.iter().map(|kept| kept.with_slots(&device, shape.slots)).collect::<Result<_>>()?;
+        self.device.expect_room(shape.bytes() * self.layers.len() as u128, "the kept keys of a session on the GPU")?;
+        let larger = self.layers.iter().map(|kept| kept.with_slots(&self.device, shape.slots)).collect::<Result<_>>()?;
         (self.steps, self.program, self.scratch, self.layers, self.shape) = ([None, None], None, None, larger, shape);
         Ok(())
     }
@@ -123,11 +122,15 @@ impl Sequence {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Device`].
     pub fn fork(&self) -> Result<Self> {
-        let copy = |kept: &Kept| kept.with_slots(self.device(), self.shape.slots);
+        let device = self.device.with_own_stream()?;
+        self.device.synchronize()?; // the copies are in the other stream
+        let copied = self.layers.iter().map(|kept| kept.with_slots(&device, self.shape.slots)).collect::<Result<_>>();
+        device.synchronize()?; // before this sequence goes on, or goes: also if there was no memory for some of them
         Ok(Sequence {
+            device,
             weights: self.weights.clone(),
             checkpoint: self.checkpoint.clone(),
-            layers: self.layers.iter().map(copy).collect::<Result<_>>()?,
+            layers: copied?,
             scratch: None,
             program: None,
             steps: [None, None],
@@ -163,12 +166,12 @@ impl Sequence {
             }
             let (forward, program, layers, s) = self.parts()?;
             let (n, first) = (ids.len(), *place);
-            let (mut cos, mut sin) = (vec![0.0; n * head_dim / 2], vec![0.0; n * head_dim / 2]);
+            let (mut cos, mut sin, at) = (vec![0.0; n * head_dim / 2], vec![0.0; n * head_dim / 2], Next::words_at(first));
             rope.tables(first, &mut cos, &mut sin);
             s.cos.write(0, &cos)?;
             s.sin.write(0, &sin)?;
             s.next.ids.write(0, ids)?;
-            s.next.stand_at(first)?;
+            s.next.at.write(0, &at)?;
             let alone = n == 1 && !is_prompt && !watches;
             if alone {
                 forward.token(program, layers, s)?;
@@ -182,6 +185,9 @@ impl Sequence {
                 (false, true) => n - 1..n,
                 (false, false) => n..n,
             };
+            if wanted.is_empty() {
+                forward.device.synchronize()?; // the tables go; else whoever reads the logits waits
+            }
             for row in wanted {
                 if !alone {
                     forward.head(row, s)?;
@@ -248,8 +254,8 @@ impl Sequence {
         }
         (self.steps, self.program, self.scratch) = ([None, None], None, None);
         let sizes = Sizes::new(&self.checkpoint, rows, self.activations == Activations::Bf16, self.shape);
-        self.device().expect_room(Scratch::bytes_of(sizes), "the activations of a session on the GPU")?;
-        self.scratch = Some(Box::new(Scratch::make(self.device(), sizes)?));
+        self.device.expect_room(Scratch::bytes_of(sizes), "the activations of a session on the GPU")?;
+        self.scratch = Some(Box::new(Scratch::make(&self.device, sizes)?));
         let (forward, _, layers, s) = self.parts()?;
         self.program = forward.program(layers, s)?;
         Ok(())
@@ -259,7 +265,7 @@ impl Sequence {
     fn parts(&mut self) -> Result<(Forward<'_>, Option<&Program>, &mut [Kept], &mut Scratch)> {
         let none = || Error::BadArgument { what: "scratch", why: "was not made".into() };
         let forward = Forward {
-            device: self.weights.device(),
+            device: &self.device,
             config: &self.checkpoint.config,
             variant: &self.checkpoint.variant,
             weights: &self.weights,
@@ -274,7 +280,7 @@ impl Sequence {
         if self.steps[usize::from(draws)].is_some() {
             return Ok(());
         }
-        let graph = self.device().clone().record(|| {
+        let graph = self.device.clone().record(|| {
             let (forward, program, layers, s) = self.parts()?;
             forward.decode_step(draws, program, layers, s)
         })?;
@@ -284,14 +290,17 @@ impl Sequence {
 }
 
 impl Drop for Sequence {
-    /// Buffers are freed in the stream's order; a graph must not be running when it goes.
+    /// A graph must not be running when it goes, nor anything that reads the weights. Buffers are freed in the stream's order, and
+    /// others, whose streams do not wait for this one, shall find their memory free.
     fn drop(&mut self) {
-        let _ = self.device().synchronize();
+        let _ = self.device.synchronize();
+        (self.steps, self.program, self.scratch, self.layers) = ([None, None], None, None, Vec::new());
+        let _ = self.device.synchronize();
     }
 }
 
 impl std::fmt::Debug for Sequence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Sequence({} layers, {:?}, on {:?})", self.layers.len(), self.shape, self.device())
+        write!(f, "Sequence({} layers, {:?}, on {:?})", self.layers.len(), self.shape, self.device)
     }
 }

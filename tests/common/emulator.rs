@@ -139,6 +139,33 @@ pub fn schedule(seed: u32) {
     unsafe { library().get::<unsafe extern "C" fn(u32)>(b"doge_emulator_seed").unwrap()(seed) }
 }
 
+/// Does what this thread gives a stream from now on run only when somebody waits for the stream? A real GPU is late by itself.
+pub fn late(value: bool) {
+    if is_real() {
+        return;
+    }
+    // SAFETY: the function's own signature.
+    unsafe { library().get::<unsafe extern "C" fn(bool)>(b"doge_emulator_late").unwrap()(value) }
+}
+
+/// What the stand-in can refuse, once.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Request {
+    EndCapture = 1,
+    GetFunction = 2,
+}
+
+/// This thread's next request of this kind fails. Not on a real GPU: false.
+pub fn refuse(request: Request) -> bool {
+    if is_real() {
+        return false;
+    }
+    // SAFETY: the function's own signature.
+    unsafe { library().get::<unsafe extern "C" fn(u32)>(b"doge_emulator_refuse").unwrap()(request as u32) }
+    true
+}
+
 /// Launches that this thread ran so far; a real GPU does not count them.
 pub fn launches() -> Option<u64> {
     // SAFETY: the function's own signature.
@@ -158,9 +185,12 @@ pub enum Fault {
     Mma = 7,
     Ballot = 8,
     Add = 9,
+    /// No fault: a thread's first look at a word, after others had many turns. Nothing must show it.
+    Late = 10,
 }
 
 impl Fault {
+    /// Those that must be seen.
     pub const ALL: [Fault; 9] = [
         Fault::Barrier,
         Fault::Wait,
@@ -172,7 +202,7 @@ impl Fault {
         Fault::Ballot,
         Fault::Add,
     ];
-    const COUNTS: u32 = 10;
+    const COUNTS: u32 = 11;
 }
 
 /// Where in the kernels something can break.
@@ -211,8 +241,8 @@ pub fn count_sites() {
     plant_raw(Fault::COUNTS, c"", 0);
 }
 
-/// The sites that ran since, those of a kind in the order of their first run.
-pub fn sites() -> Vec<Site> {
+/// The sites of these kinds that ran since, those of a kind in the order of their first run.
+pub fn sites(kinds: &[Fault]) -> Vec<Site> {
     let library = library();
     // SAFETY: the functions' own signatures; a site is one of those counted.
     unsafe {
@@ -224,6 +254,6 @@ pub fn sites() -> Vec<Site> {
             (0..count(kind)).map(|i| (CStr::from_ptr(file(kind, i)).to_owned(), line(kind, i))).collect::<Vec<_>>()
         };
         let site = |fault, (file, line)| Site { fault, file, line };
-        Fault::ALL.into_iter().flat_map(|fault| of_kind(fault).into_iter().map(move |at| site(fault, at))).collect()
+        kinds.iter().flat_map(|&fault| of_kind(fault).into_iter().map(move |at| site(fault, at))).collect()
     }
 }

@@ -6,6 +6,7 @@
 mod common;
 mod launches;
 mod sessions;
+mod streams;
 
 use std::{
     path::Path,
@@ -22,8 +23,8 @@ use doge_engine::{
     reference, verify, Device, Dtype, Error, Generation, Kernels, Sampler, SamplingSettings, Until,
 };
 
-/// One test at a time on a real GPU: its one stream would record into a graph what another test launches. On the emulator each
-/// thread has its own schedule and recording.
+/// One test at a time on a real GPU, which is lost to all of them when one breaks it. On the emulator each thread has its own
+/// schedule and counts.
 fn alone() -> Option<MutexGuard<'static, ()>> {
     static ONE: Mutex<()> = Mutex::new(());
     emulator::is_real().then(|| ONE.lock().unwrap_or_else(PoisonError::into_inner))

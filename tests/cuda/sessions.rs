@@ -1,21 +1,6 @@
-//! What sessions do beside running: forks, refusals, cancelling, generations.
+//! What sessions do beside running: refusals, cancelling, generations.
 
 use super::*;
-
-#[test]
-fn a_forked_session_goes_its_own_way() {
-    let _alone = alone();
-    let model = on_the_gpu(config(|c| c.keep_window_size = 7), true, Dtype::F32);
-    let mut one = session(&model);
-    one.feed(&prompt(12)).unwrap();
-    let mut other = one.fork().unwrap();
-    let first = bits(one.feed(&[4, 5, 6]).unwrap());
-    other.feed(&[9]).unwrap();
-    let mut again = session(&model);
-    again.feed(&prompt(12)).unwrap();
-    assert_eq!(bits(again.feed(&[4, 5, 6]).unwrap()), first);
-    assert_eq!(other.tokens(), 13);
-}
 
 #[test]
 fn what_the_gpu_cannot_do_has_a_name() {
@@ -137,10 +122,13 @@ fn cancelled_prompts_go_on_and_logits_are_those_of_the_last_token() {
     assert!(matches!(session.feed_until(&ids[16..], &cancel), Err(Error::Cancelled { tokens: 16 })));
     cancel.store(false, Ordering::Relaxed);
     assert_eq!(bits(session.feed_until(&ids[16..], &cancel).unwrap()), want);
-    let fork = session.fork().unwrap();
+    let mut fork = session.fork().unwrap();
     assert_eq!(bits(fork.logits().unwrap()), want);
     session.decode(4, 3, &[]).unwrap();
     assert!(session.logits().is_none() && fork.tokens() == 20);
+    let mut again = super::session(&model);
+    again.feed(&ids).unwrap();
+    assert_eq!(bits(fork.feed(&[4]).unwrap()), bits(again.feed(&[4]).unwrap()));
 }
 
 /// A hook and log probabilities see every token's logits, also where the GPU could choose by itself.

@@ -47,6 +47,7 @@ enum Fault : uint32_t {
   FAULT_MMA,      // the two halves of b are exchanged
   FAULT_BALLOT,   // lane 0 does not count
   FAULT_ADD,      // nothing is added
+  FAULT_LATE,     // breaks nothing: a thread's first look at a word is after others had many turns
   FAULT_COUNT // breaks nothing, counts sites
 };
 
@@ -63,6 +64,8 @@ void *ring();
 void sync(uint32_t n, const char *file, uint32_t line);
 /// Lets others run; a launch in which nobody does anything else is a deadlock.
 void pause();
+/// Lets others do what they can, for many turns; of a thread, once a launch.
+void linger();
 
 /// Bytes from memory to shared memory, counted where an arrival is expected.
 struct Arrival {
@@ -128,8 +131,12 @@ inline void publish(uint64_t *p, float x, uint32_t tag) {
 struct Words2 {
   uint64_t w[2];
 };
-inline uint64_t look1(const uint64_t *p) { return *p; }
+inline uint64_t look1(const uint64_t *p, DOGE_SITE) {
+  if (emulator::broken(emulator::FAULT_LATE, file, line)) emulator::linger();
+  return *p;
+}
 inline Words2 look(const uint64_t *p, DOGE_SITE) {
+  if (emulator::broken(emulator::FAULT_LATE, file, line)) emulator::linger();
   if ((uintptr_t)p % 16 != 0) emulator::fail("a look at an address that is no multiple of 16", file, line);
   return {{p[0], p[1]}};
 }

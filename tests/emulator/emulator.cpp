@@ -40,6 +40,7 @@ struct Thread {
   uint32_t team, of_team; // its team, and its place there
   uint32_t barrier;
   uint32_t group; // of asynchronous copies
+  bool lingered;
   std::vector<Copy> copies;
 };
 
@@ -64,6 +65,7 @@ struct Barrier {
 };
 
 constexpr size_t CANARY = 64;
+constexpr uint32_t LINGERS = 3000; // turns: of a small model, more than a layer takes
 constexpr unsigned char POISON = 0xff; // NaN as a float, huge as an index
 
 struct Block {
@@ -182,7 +184,7 @@ void begin_block(Block &block) {
   if (block.ring) memset(block.ring.get(), POISON, block.ring_bytes + CANARY);
   for (uint32_t i = 0; i < n; ++i) {
     Thread &thread = block.threads[i];
-    thread.team = i / team, thread.of_team = i % team, thread.group = 0;
+    thread.team = i / team, thread.of_team = i % team, thread.group = 0, thread.lingered = false;
     thread.copies.clear();
     thread.fibre.start(block.first_stack + i, enter);
   }
@@ -295,6 +297,12 @@ void *ring() { return running->ring.get(); }
 void pause() {
   running->pausing = true;
   park(PAUSES);
+}
+
+void linger() {
+  if (current().lingered) return; // else who never finds its word would never stand still, which is what a deadlock is known by
+  current().lingered = true;
+  for (uint32_t turn = 0; turn < LINGERS; ++turn) park(RUNS);
 }
 
 void fail(const char *what, const char *file, uint32_t line) {
