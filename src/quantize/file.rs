@@ -21,7 +21,7 @@ use crate::{
     Dtype, Error, Layout, Result,
 };
 
-/// Name of the weight file in its folder as long as [`write`] has not written all of it.
+/// Name of the weight file in its folder as long as [`write()`] has not written all of it.
 pub const UNFINISHED: &str = "model.safetensors.unfinished";
 /// Keys of `__metadata__`.
 const FORMAT_KEY: &str = "format";
