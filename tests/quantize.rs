@@ -247,6 +247,13 @@ fn nothing_is_written_over() {
         assert!(matches!(&refused, Error::BadArgument { why, .. } if why.contains("there already")), "{refused}");
         assert_eq!(before, state(folder));
     }
+    // Nor is anything left out that cannot be copied.
+    let odd = copy("v2_gqa", [""; 2]);
+    fs::create_dir(odd.path().join("tokenizer_config.json")).unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let refused = quantize::write(odd.path(), Dtype::Int8, empty.path()).unwrap_err();
+    assert!(matches!(&refused, Error::BadFile { path, .. } if path.ends_with("tokenizer_config.json")), "{refused}");
+    assert!(state(empty.path()).is_empty());
     // What is to stand there, and does, is no hindrance.
     fs::copy(source.join("config.json"), other.path().join("config.json")).unwrap();
     quantize::write(&source, Dtype::Int8, other.path()).unwrap();

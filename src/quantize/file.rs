@@ -92,8 +92,8 @@ struct Entry {
 /// `folder`, with the config and the tokenizer's files beside it. Returns the bytes of the new weight file.
 ///
 /// # Errors
-/// As [`crate::model::Checkpoint::load`]; [`Error::BadArgument`] if `dtype` is no integer format, if the checkpoint is quantised already or if
-/// there are weights in `folder`, or other files of the names that it gives its own; [`Error::Io`].
+/// As [`crate::model::Checkpoint::load`]; [`Error::BadArgument`] if `dtype` is no integer format, if the checkpoint is quantised
+/// already or if there are weights in `folder`, or other files of the names that it gives its own; [`Error::Io`].
 pub fn write(source: &Path, dtype: Dtype, folder: &Path) -> Result<usize> {
     let bad = |why: String| Error::BadArgument { what: "quantize", why };
     if !dtype.is_int() {
@@ -153,8 +153,11 @@ fn companions(from: &Path, folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut companions = Vec::new();
     for name in COMPANIONS {
         let (source, path) = (from.join(name), folder.join(name));
-        if !source.is_file() {
-            continue;
+        match std::fs::metadata(&source) {
+            Ok(metadata) if metadata.is_file() => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Ok(_) => return Err(Error::BadFile { path: source, why: "is not a file".into() }),
+            Err(error) => return Err(io(&source)(error)),
         }
         let bytes = std::fs::read(&source).map_err(io(&source))?;
         match std::fs::read(&path) {
