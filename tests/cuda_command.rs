@@ -28,6 +28,13 @@ fn the_command_runs_on_the_gpu() {
     let want = text("cpu", &[]);
     assert_eq!(text("cuda", &[]), want);
     assert_eq!(text("cuda:0", &[("DOGE_EMULATOR_SEED", "1")]), want);
+    // What is on the CPU alone leads `auto` there, and `cuda` to an error.
+    let in_16_bits = |device: &str| {
+        let output = doge(&["generate", "-p", "x", "-n", "1", "--kv-dtype", "f16", "--device", device], &[]);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert!(matches!(in_16_bits("auto"), (Some(0), stderr) if stderr.contains("on the CPU: a GPU has no K and V in f16")));
+    assert_eq!(in_16_bits("cuda").0, Some(1));
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub struct ChatArgs {
 
 pub fn run(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let interrupt = Interrupt::install()?;
-    let engine = Engine::load(&args.model, &args.cpu, args.output.quiet)?;
+    let engine = Engine::load(&args.model, &args.cpu, args.sequence.kv_dtype, args.output.quiet)?;
     let mut chat = Chat::new(args, &engine)?;
     if args.output.verbose {
         report::faint(engine.describe());

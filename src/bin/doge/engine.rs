@@ -9,7 +9,7 @@ use doge_engine::{
     hub::{self, Environment, Resolved},
     model::{Checkpoint, Config, LoadOptions, Model},
     ops::Cpu,
-    ChatTemplate, Device, DeviceWord, Error, GenerationConfig, Isa, Kernels, Result, Tokenizer,
+    ChatTemplate, Device, DeviceWord, Error, Float, GenerationConfig, Isa, Kernels, Result, Tokenizer,
 };
 
 use crate::{
@@ -150,12 +150,16 @@ pub fn cpu(options: &CpuOptions, kernels: Kernels, model: &Model) -> Result<Cpu,
     Ok(options.asked_threads().cpu(model, kernels, options.activations.into())?)
 }
 
-/// The device that the options ask for. Where `auto` passes over a GPU, it says why.
-pub fn device(word: DeviceWord, quiet: bool) -> Result<Device, Failure> {
+/// The device that the options ask for. Where `auto` passes over a GPU, as for K and V in 16 bits, it says why.
+pub fn device(word: DeviceWord, kv_dtype: Float, quiet: bool) -> Result<Device, Failure> {
     if word != DeviceWord::Auto {
         return Ok(Device::open(word)?);
     }
-    let (device, why) = Device::best();
+    let (device, why) = match Device::best() {
+        (Device::Cpu, why) => (Device::Cpu, why.map(|why| why.to_string())),
+        (gpu, _) if kv_dtype == Float::F32 => (gpu, None),
+        _ => (Device::Cpu, Some(format!("a GPU has no K and V in {kv_dtype}"))),
+    };
     if let Some(why) = why.filter(|_| !quiet) {
         report::note(format_args!("on the CPU: {why}"));
     }
@@ -214,10 +218,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn load(model: &ModelOptions, cpu: &CpuOptions, quiet: bool) -> Result<Self, Failure> {
+    pub fn load(model: &ModelOptions, cpu: &CpuOptions, kv_dtype: Float, quiet: bool) -> Result<Self, Failure> {
         let start = Instant::now();
         // If not, better said before a large file is read.
-        let (word, device, kernels) = (cpu.device, self::device(cpu.device, quiet)?, kernels(cpu.isa)?);
+        let (word, device, kernels) = (cpu.device, self::device(cpu.device, kv_dtype, quiet)?, kernels(cpu.isa)?);
         let source = Source::find(model, quiet)?;
         let checkpoint = source.checkpoint(&model.load_options())?;
         let generation_config = source.generation_config(&checkpoint)?;

@@ -67,7 +67,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     let interrupt = Interrupt::install()?;
     let stops = args.sampling.stop_strings()?;
     let prompt = prompt(args)?;
-    let engine = Engine::load(&args.model, &args.cpu, args.output.quiet)?;
+    let engine = Engine::load(&args.model, &args.cpu, args.sequence.kv_dtype, args.output.quiet)?;
     let config = &engine.generation_config;
     let ids = engine.encode_prompt(&prompt, !args.no_bos, !args.no_parse_special)?;
     if ids.is_empty() {

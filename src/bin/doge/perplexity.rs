@@ -71,7 +71,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     if let Some(stride) = args.stride.filter(|&stride| stride > args.window) {
         return Err(Failure::Usage(format!("--stride {stride} is more than the window, {}", args.window)));
     }
-    let (device, kernels) = (engine::device(args.cpu.device, args.quiet)?, engine::kernels(args.cpu.isa)?);
+    let (device, kernels) = (engine::device(args.cpu.device, args.kv_dtype, args.quiet)?, engine::kernels(args.cpu.isa)?);
     let source = Source::find(&args.model, args.quiet)?;
     let checkpoint = source.checkpoint(&args.model.load_options())?;
     let generation_config = source.generation_config(&checkpoint)?;

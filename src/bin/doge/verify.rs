@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use doge_engine::{
     verify::{self, VerifyOptions},
-    Dtype,
+    Dtype, Float,
 };
 
 use crate::{
@@ -39,7 +39,7 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let Some(cpu) = args.cpu.asked_threads().cpu_of_any_model(kernels, form) else {
         return Err(Failure::Usage("auto chooses threads for one model, and verify runs many: give a number".into()));
     };
-    let options = VerifyOptions::new(cpu?).device(engine::device(args.cpu.device, false)?).dtype(args.dtype);
+    let options = VerifyOptions::new(cpu?).device(engine::device(args.cpu.device, Float::F32, false)?).dtype(args.dtype);
     let mut written = Ok(());
     let reports = verify::run(&args.dir, &options, |report| {
         if written.is_ok() {
