@@ -102,8 +102,9 @@ impl FullSets {
             sets.mask = Buffer::from_slice(device, &mask[begin * mask_heads..end * mask_heads])?;
             // A decode step offers its key itself; the run has stopped, so that it leaves the state as it is.
             let is_token = end == keys && sets.token.is_some() && sliding_window.is_none();
-            sets.at.write(0, &[begin as u32, begin as u32, 0, 0, u32::from(is_token)])?;
-            device.synchronize()?; // that was a temporary
+            let words = [begin as u32, begin as u32, 0, 0, u32::from(is_token)];
+            sets.at.write(0, &words)?;
+            device.synchronize()?; // the words live until the next turn
             let FullSets { kept, lists, k, v, mask, at, .. } = &mut sets;
             if !is_token {
                 device.kept_offer(kept, lists, (k, v), mask, at, end - begin)?;

@@ -70,7 +70,8 @@ impl Next {
     /// # Errors
     /// [`Error::Device`].
     pub fn stand_at(&mut self, place: usize) -> Result<()> {
-        self.at.write(0, &Self::words_at(place))?;
+        let words = Self::words_at(place);
+        self.at.write(0, &words)?;
         self.at.device().synchronize()
     }
 
@@ -79,16 +80,19 @@ impl Next {
     /// # Errors
     /// [`Error::BadArgument`] for more `eos` or draws than there is room for, [`Error::Device`].
     pub fn begin_run(&mut self, first: u32, place: usize, eos: &[u32], draws: Option<&Draws>) -> Result<()> {
-        self.ids.write(0, &[first])?;
+        let first = [first];
+        let settings = draws.map(|Draws { temperature, top_k, top_p, min_p, .. }| {
+            [temperature.to_bits(), *top_k, top_p.to_bits(), min_p.to_bits()]
+        });
+        self.ids.write(0, &first)?;
         // No token has the largest number of all: the rest of the list matches nothing.
         self.eos.write(0, &[u32::MAX; EOS_MAX])?;
         self.eos.write(0, eos)?;
-        if let Some(draws) = draws {
-            let Draws { temperature, top_k, top_p, min_p, uniform } = draws;
-            self.sampling.write(0, &[temperature.to_bits(), *top_k, top_p.to_bits(), min_p.to_bits()])?;
-            self.uniform.write(0, uniform)?;
+        if let (Some(draws), Some(settings)) = (draws, &settings) {
+            self.sampling.write(0, settings)?;
+            self.uniform.write(0, &draws.uniform)?;
         }
-        self.stand_at(place) // which waits for all of these temporaries to be copied
+        self.stand_at(place) // which waits for all of these to be copied; until then they live
     }
 
     /// What the run chose, when it is done.
