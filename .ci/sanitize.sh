@@ -36,7 +36,7 @@ check_memory() (
   # A driver's allocations outlive the process.
   export ASAN_OPTIONS=detect_leaks=0
   "${tests[@]}" --test cuda_kernels
-  "${tests[@]}" --test cuda -- random_models sliding_windows prompts_on_tensor_cores streams
+  "${tests[@]}" --test cuda -- random_models sliding_windows prompts_on_tensor_cores a_forked a_session_that_grows
 )
 
 check_races() (
