@@ -84,7 +84,11 @@ enum Bytes {
     Static(&'static [u8]),
 }
 
-fn open_file(path: &Path) -> Result<File> {
+/// A regular file, for reading.
+///
+/// # Errors
+/// [`Error::BadFile`] if it is none; [`Error::Io`], also if there is nothing.
+pub(crate) fn open_file(path: &Path) -> Result<File> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     // Opening a pipe would wait for a writer.
     if !std::fs::metadata(path).map_err(io)?.is_file() {

@@ -67,6 +67,7 @@ pub fn download(
     let folder = repository.folder(&cache);
     let snapshot = folder.join("snapshots").join(&commit);
     create_folder(&snapshot)?;
+    remove_stale_parts(&snapshot);
     let mut fetch = |file: &str| hub.fetch(&commit, file, &snapshot, progress);
 
     if !has("config.json") {
@@ -154,7 +155,6 @@ impl<'a> Hub<'a> {
         let url = format!("{}/{}/resolve/{commit}/{file}", self.endpoint, self.name);
         let body = self.get(&url)?;
         let part = snapshot.join(part_name(file));
-        remove_stale_parts(snapshot);
         let received = receive(&url, body, &part, |done, total| progress(Progress { file, done, total }));
         if let Err(error) = received {
             // The error tells more than a part that cannot be removed.

@@ -100,7 +100,7 @@ impl Checkpoint {
         }
         let is_moe = self.config.is_moe;
         if let Some(i) = self.weights.layers.iter().position(|layer| layer.experts.is_some() != is_moe) {
-            let why = format!("is {is_moe}; layer {i} has {} experts", if is_moe { "no" } else { "" });
+            let why = format!("is {is_moe}; layer {i} has {}", if is_moe { "no experts" } else { "experts" });
             return Err(Error::BadArgument { what: "is_moe", why });
         }
         Ok(())

@@ -4,13 +4,14 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufWriter, Write},
+    io::{BufWriter, ErrorKind, Read, Write},
     path::{Path, PathBuf},
 };
 
 use serde_json::{json, Map, Value};
 
 use crate::{
+    mapped::open_file,
     matrix_bytes,
     model::{
         archive::{INDEX, SINGLE},
@@ -153,16 +154,15 @@ fn companions(from: &Path, folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut companions = Vec::new();
     for name in COMPANIONS {
         let (source, path) = (from.join(name), folder.join(name));
-        match std::fs::metadata(&source) {
-            Ok(metadata) if metadata.is_file() => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Ok(_) => return Err(Error::BadFile { path: source, why: "is not a file".into() }),
-            Err(error) => return Err(io(&source)(error)),
-        }
-        let bytes = std::fs::read(&source).map_err(io(&source))?;
+        let mut file = match open_file(&source) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => continue,
+            file => file?,
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io(&source))?;
         match std::fs::read(&path) {
             Ok(there) if there == bytes => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => companions.push((path, bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => companions.push((path, bytes)),
             Ok(_) | Err(_) => return Err(taken(&path)),
         }
     }

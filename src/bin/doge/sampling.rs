@@ -80,11 +80,12 @@ impl SamplingOptions {
 
     /// What ended the text too early and can be changed, in words; `None` if nothing did. `ctx_size`: tokens of the context.
     pub fn cut_off(&self, finish: Option<Finish>, config: &GenerationConfig, ctx_size: usize) -> Option<String> {
-        match (finish?, self.n_predict.or(config.max_new_tokens.map(|_| 0)), config.max_length) {
-            (Finish::ContextFull, ..) => {
+        let counts_new_tokens = self.n_predict.is_some() || config.max_new_tokens.is_some();
+        match (finish?, config.max_length) {
+            (Finish::ContextFull, _) => {
                 Some(format!("the text ends early: the context of {ctx_size} tokens is full; -c/--ctx-size sets another"))
             }
-            (Finish::Length, None, Some(max_length)) => Some(format!(
+            (Finish::Length, Some(max_length)) if !counts_new_tokens => Some(format!(
                 "the text ends early: the checkpoint's max_length is {max_length} tokens, prompt included; -n sets another limit"
             )),
             _ => None,
