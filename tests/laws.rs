@@ -102,6 +102,16 @@ fn a_longer_block_finds_the_keys_of_a_sliding_window() {
     assert_eq!(run(4), run(64));
 }
 
+/// Room is made for the tokens there are: a window of billions is one that reaches back to the first.
+#[test]
+fn a_sliding_window_is_as_wide_as_its_sequence() {
+    let run = |window, cuts: &[usize]| {
+        let model = model(config(|c| c.sliding_window = Some(window)), false, Dtype::F32);
+        logits(&mut session(&model, &cpu(2), 16), &prompt(60), cuts)
+    };
+    assert_eq!(run(u32::MAX as usize, &[9, 50, 1]), run(60, &[60]));
+}
+
 /// Each head of V1 has rows of its own in what was reserved, though the keys are shared as yet; a longer block alone needs less.
 #[test]
 fn a_longer_block_finds_the_keys_of_every_head() {

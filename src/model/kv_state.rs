@@ -51,7 +51,8 @@ impl StateShape {
     /// Rows of an arena after `tokens` tokens.
     fn rows(&self, tokens: usize) -> usize {
         match self.sliding_window {
-            Some(window) => window.saturating_add(self.block), // a key's row is found by its place
+            // A key's row is its place, modulo these rows once there are all of them.
+            Some(window) => window.saturating_add(self.block).min(tokens),
             None if self.is_split(tokens) => self.keep_window_size.saturating_add(self.block),
             None => tokens,
         }
@@ -59,9 +60,8 @@ impl StateShape {
 
     /// Bytes of the K and V rows of one layer after `tokens` tokens.
     pub fn bytes(&self, tokens: usize) -> u128 {
-        let rows = if tokens == 0 { 0 } else { self.rows(tokens) };
         let row = 2 * self.kv_dtype.size() as u128 * self.head_dim as u128;
-        self.owners(tokens).len() as u128 * rows as u128 * row
+        self.owners(tokens).len() as u128 * self.rows(tokens) as u128 * row
     }
 }
 
@@ -139,7 +139,7 @@ impl LayerState {
         let no_room = |_| Error::OutOfMemory { bytes: 16 * rows as u128, what: "the kept sets of a session" };
         for (ring, chosen) in self.ring.iter_mut().zip(&mut self.chosen) {
             ring.try_reserve_exact(rows.saturating_sub(ring.len())).map_err(no_room)?;
-            ring.resize(rows, 0.0);
+            ring.resize(rows.max(ring.len()), 0.0);
             chosen.keys.try_reserve(rows).map_err(no_room)?;
             chosen.row.try_reserve(rows).map_err(no_room)?;
             chosen.mask.try_reserve(rows).map_err(no_room)?;

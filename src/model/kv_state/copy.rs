@@ -12,20 +12,20 @@ impl LayerState {
         let mut fork = LayerState::new(self.shape);
         fork.reserve(tokens)?;
         fork.tokens = self.tokens;
-        let tokens_in = self.tokens as usize;
+        let (tokens_in, rows) = (self.tokens as usize, self.shape.rows(self.tokens as usize));
         for m in self.shape.owners(tokens_in) {
             let (to, from) = (fork.arena(m), self.arena(m));
             let mut copy = |row: usize, old: usize| fork.kv.copy_row(to, row, &self.kv, from, old);
             match self.sets.get(m) {
                 Some(set) => set.keys().enumerate().for_each(|(slot, key)| copy(slot, key.row as usize)),
-                None => (0..self.shape.rows(tokens_in).min(tokens_in)).for_each(|row| copy(row, row)),
+                None => (0..rows).for_each(|row| copy(row, row)),
             }
         }
         for (fork, set) in fork.sets.iter_mut().zip(&self.sets) {
             fork.fill(set.keys().map(|key| (key.place, key.mask)));
         }
         for (fork, ring) in fork.ring.iter_mut().zip(&self.ring) {
-            fork[..ring.len()].copy_from_slice(ring);
+            fork[..rows].copy_from_slice(&ring[..rows]);
         }
         Ok(fork)
     }
