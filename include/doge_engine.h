@@ -260,14 +260,20 @@ typedef struct {
    */
   int32_t reserved;
   /*
-   Tokens of the prompt that were fed, and the seconds it took.
+   Tokens of the prompt that were fed.
    */
   size_t prefill_tokens;
+  /*
+   The seconds that took.
+   */
   double prefill_seconds;
   /*
-   Generated tokens that were fed back, and the seconds it took.
+   Generated tokens that were fed back.
    */
   size_t decode_tokens;
+  /*
+   The seconds that took.
+   */
   double decode_seconds;
 } DogeGenerated;
 

@@ -11,6 +11,7 @@ pub enum DeviceWord {
     /// A GPU if this build has kernels for it and the driver shows one, else the CPU.
     #[default]
     Auto,
+    /// The CPU.
     Cpu,
     /// The GPU of this number.
     Cuda(usize),
@@ -47,8 +48,10 @@ impl std::fmt::Display for DeviceWord {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Device {
+    /// The CPU.
     #[default]
     Cpu,
+    /// An NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Cuda(crate::cuda::Device),
 }

@@ -15,6 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "a field is a hole in the message above it")]
 pub enum Error {
     /// A file could not be opened, read or mapped.
     #[error("{}: {source}", path.display())]

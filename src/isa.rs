@@ -6,6 +6,7 @@ macro_rules! isa_list { ($($id:ident $name:literal $table:ident [$($feature:tt),
     /// An ISA level. A later one is a higher one.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
     #[non_exhaustive]
+    #[allow(missing_docs, reason = "a level is its CPU features: `Isa::features`")]
     pub enum Isa { $($id),* }
 
     impl Isa {

@@ -61,6 +61,7 @@
 //! M, w and K are as in that page.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 #![cfg_attr(
     not(test),
     deny(

@@ -88,8 +88,9 @@ impl Mean {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Comparison {
-    /// −log p of each token that came, in nats: of the model and of the one it is compared with.
+    /// −log p of each token that came, in nats.
     pub nll: Mean,
+    /// The same of the model it is compared with.
     pub base_nll: Mean,
     /// The difference of the two, token by token: its error is far below those of the two.
     pub nll_difference: Mean,

@@ -88,11 +88,13 @@ pub struct DogeGenerated {
     pub finish: i32,
     /// 0
     pub reserved: i32,
-    /// Tokens of the prompt that were fed, and the seconds it took.
+    /// Tokens of the prompt that were fed.
     pub prefill_tokens: usize,
+    /// The seconds that took.
     pub prefill_seconds: f64,
-    /// Generated tokens that were fed back, and the seconds it took.
+    /// Generated tokens that were fed back.
     pub decode_tokens: usize,
+    /// The seconds that took.
     pub decode_seconds: f64,
 }
 

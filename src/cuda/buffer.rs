@@ -44,14 +44,17 @@ impl<T: Element> Buffer<T> {
         Ok(buffer)
     }
 
+    /// In elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Has it no elements?
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// Where it lies.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -167,10 +170,12 @@ impl Rows {
         Ok(to)
     }
 
+    /// How many rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Floats of a row, without its padding.
     pub fn cols(&self) -> usize {
         self.cols
     }

@@ -103,6 +103,7 @@ impl Device {
         images::ARE_THERE
     }
 
+    /// The N of `cuda:N`.
     pub fn ordinal(&self) -> usize {
         self.gpu.ordinal
     }

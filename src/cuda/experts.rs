@@ -18,8 +18,11 @@ const SPREAD_ROWS: usize = 16;
 pub struct ExpertSizes {
     /// Of the longest call.
     pub rows: usize,
+    /// hidden_size
     pub cols: usize,
+    /// Of a side: the experts are their pairs.
     pub num_keys: usize,
+    /// Experts chosen for a token.
     pub top: usize,
 }
 
@@ -75,13 +78,19 @@ impl Made for RankPairs {
 
 /// What [`Device::experts`] reads and writes beside the stream.
 pub struct Experts<'a> {
+    /// `[rows, 2 · num_keys]`: the logits of both sides.
     pub router: &'a Rows,
+    /// `[num_experts, cols]`
     pub down_embed: &'a DeviceMatrix,
+    /// `[num_experts, cols]`
     pub up_embed: &'a DeviceMatrix,
+    /// Whose logits a token's experts are chosen by.
     pub routing: Routing,
+    /// Of the dot products with `down_embed`.
     pub act: Activation,
-    /// `[rows, top]`: the experts chosen, ascending, and their weights.
+    /// `[rows, top]`: the experts chosen, ascending.
     pub expert: &'a mut Buffer<u32>,
+    /// `[rows, top]`: their weights.
     pub weight: &'a mut Buffer<f32>,
     /// The stream that the result is added to as the branch of the gated residual, and its gate; or none.
     pub stream: Option<(&'a mut Rows, &'a Buffer<f32>)>,

@@ -19,13 +19,17 @@ const BLOCK: usize = ffi::DOGE_CUDA_BLOCK as usize;
 /// The sizes of a layer's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerShape {
-    /// nq, M, nkv: each a multiple of the next.
+    /// nq: a multiple of M.
     pub q_heads: usize,
+    /// M: a multiple of nkv.
     pub mask_heads: usize,
+    /// nkv
     pub kv_heads: usize,
     /// d
     pub head_dim: usize,
+    /// Keys that a query attends to at most.
     pub keep_window_size: usize,
+    /// Keys that it may choose them from: the last so many, or all.
     pub sliding_window: Option<usize>,
 }
 

@@ -11,6 +11,7 @@ use crate::{ffi, Result};
 /// one says whether it writes the other.
 #[derive(Debug)]
 pub struct Input {
+    /// `[n, cols]`
     pub exact: Rows,
     /// With the padding of `exact`; or nothing, where no layer wants it.
     pub rounded: Buffer<u16>,

@@ -69,10 +69,12 @@ pub(super) fn check<const N: usize>(projections: &mut [Projection<'_>; N], n_row
     Ok(checked)
 }
 
-/// The norm before a projection; its weight with the padding of a row.
+/// The norm before a projection.
 #[derive(Clone, Copy)]
 pub struct Norm<'a> {
+    /// `[in_features]`, with the padding of a row.
     pub weight: &'a Buffer<f32>,
+    /// Is added to the mean of squares.
     pub eps: f32,
 }
 

@@ -55,14 +55,17 @@ impl DeviceMatrix {
         Ok(DeviceMatrix { dtype, layout, rows, cols, stride_bytes, bytes })
     }
 
+    /// As stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
+    /// out_features
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// in_features, without padding.
     pub fn cols(&self) -> usize {
         self.cols
     }

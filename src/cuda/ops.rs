@@ -20,7 +20,9 @@ pub(super) fn null<T: super::buffer::Element>(buffer: Option<&Buffer<T>>) -> *co
 
 /// The gated residual before a norm: `x = gate · x + branch`.
 pub struct Residual<'a> {
+    /// `[cols]`, with the padding of a row.
     pub gate: &'a Buffer<f32>,
+    /// `[n, cols]`
     pub branch: &'a Rows,
 }
 

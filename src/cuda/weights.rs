@@ -132,6 +132,7 @@ impl Device {
 }
 
 impl DeviceWeights {
+    /// Where they lie.
     pub fn device(&self) -> &Device {
         &self.device
     }

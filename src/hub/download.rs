@@ -33,6 +33,7 @@ const STALE: Duration = Duration::from_secs(3600);
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Progress<'a> {
+    /// Its name in the repository.
     pub file: &'a str,
     /// Bytes received of this file.
     pub done: u64,

@@ -16,13 +16,19 @@ use crate::{model::archive, Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Environment {
+    /// `HF_HUB_CACHE`: the cache itself.
     pub hf_hub_cache: Option<String>,
+    /// `HUGGINGFACE_HUB_CACHE`: its older name.
     pub huggingface_hub_cache: Option<String>,
+    /// `HF_HOME`: the cache is `hub` in it.
     pub hf_home: Option<String>,
+    /// `XDG_CACHE_HOME`: the cache is `huggingface/hub` in it.
     pub xdg_cache_home: Option<String>,
     /// `HOME`, or `USERPROFILE`.
     pub home: Option<String>,
+    /// `HF_ENDPOINT`: in the place of `https://huggingface.co`.
     pub hf_endpoint: Option<String>,
+    /// `HF_TOKEN`, for repositories that are not public.
     pub hf_token: Option<Secret>,
     /// `HF_HUB_OFFLINE`: never the network, even when asked.
     pub offline: bool,

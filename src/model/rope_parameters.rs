@@ -13,40 +13,57 @@ pub enum RopeParameters {
     /// Not at all.
     #[default]
     Default,
-    /// Places are divided by `factor`.
-    Linear { factor: f64 },
+    /// Places are divided by a factor.
+    Linear {
+        /// Above 0.
+        factor: f64,
+    },
     /// Depends on the longest call so far, past `max_position_embeddings`. `head_dim` is above 2.
-    Dynamic { factor: f64 },
+    Dynamic {
+        /// How fast theta grows with the length past the limit.
+        factor: f64,
+    },
     /// Low frequencies are divided by `factor`, high ones stay.
     Llama3 {
+        /// Of the low frequencies.
         factor: f64,
+        /// Wavelengths above `original_max_position_embeddings` divided by this are low frequencies.
         low_freq_factor: f64,
-        /// Above `low_freq_factor`.
+        /// Wavelengths below `original_max_position_embeddings` divided by this are high ones. Above `low_freq_factor`.
         high_freq_factor: f64,
+        /// The context length that the model was first trained for.
         original_max_position_embeddings: usize,
     },
-    /// `rope_theta` is not 1.
+    /// Frequencies that turn slowly are divided by `factor`, fast ones stay, with a ramp between. `rope_theta` is not 1.
     Yarn {
         /// `null` in the file: `max_position_embeddings / original_max_position_embeddings`.
         factor: f64,
+        /// The context length that the model was first trained for.
         original_max_position_embeddings: usize,
+        /// What cos and sin are multiplied by; `None`: it follows from `factor`, `mscale` and `mscale_all_dim`.
         attention_factor: Option<f64>,
         /// `None` also where the file has 0, as in the reference.
         mscale: Option<f64>,
+        /// As `mscale`.
         mscale_all_dim: Option<f64>,
+        /// Turns within the original context above which a frequency stays.
         beta_fast: f64,
+        /// Turns below which it is divided.
         beta_slow: f64,
+        /// Are the ends of the ramp whole numbers?
         truncate: bool,
     },
     /// A factor for each frequency, one list for short calls and one for longer than `original_max_position_embeddings`.
     Longrope {
-        /// `head_dim / 2` numbers each.
+        /// `[head_dim / 2]`
         short_factor: Vec<f64>,
+        /// `[head_dim / 2]`
         long_factor: Vec<f64>,
         /// Absent in the file: `max_position_embeddings / original_max_position_embeddings`.
         factor: f64,
         /// At least 2.
         original_max_position_embeddings: usize,
+        /// What cos and sin are multiplied by; `None`: it follows from `factor`.
         attention_factor: Option<f64>,
     },
 }

@@ -19,9 +19,10 @@ pub enum Names {
     Old,
 }
 
-/// Which projections have a bias.
+/// Which projections have a bias, by their names in the checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "a field is a projection")]
 pub struct Biases {
     pub q_proj: bool,
     pub k_proj: bool,

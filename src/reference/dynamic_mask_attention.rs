@@ -1,9 +1,12 @@
 //! Spec 4.4: attention of one head's query over the keys it keeps.
 
-/// One kept key: its rotated key vector, its value vector and its mask value.
+/// One kept key.
 pub struct Key<'a> {
+    /// `[head_dim]`, rotated.
     pub k: &'a [f64],
+    /// `[head_dim]`
     pub v: &'a [f64],
+    /// Its mask value.
     pub s: f64,
 }
 

@@ -68,6 +68,7 @@ impl Record {
 }
 
 impl<'a> Session<'a> {
+    /// Before the first token.
     pub fn new(config: &'a Config, weights: &'a Weights) -> Self {
         Session {
             config,

@@ -5,7 +5,9 @@ use crate::Matrix;
 
 /// A row of x as int8, with the scale of each 32 columns. Filled up with zeros to a multiple of 64 columns.
 pub struct QuantizedRow {
+    /// In -127..=127.
     pub q: Vec<i8>,
+    /// Of each 32 columns.
     pub scale: Vec<f32>,
     /// `-128 Σ q` of each 32 columns.
     pub offset: Vec<i32>,

@@ -17,6 +17,7 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
+    /// Before the first call.
     pub fn new(config: &Config) -> Self {
         let limit = config.max_position_embeddings;
         let mut tables = RopeTables {

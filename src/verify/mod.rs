@@ -30,6 +30,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct VerifyOptions {
+    /// Threads and kernels.
     pub cpu: Cpu,
     /// Where the models run; `cpu` then only chooses tokens.
     pub device: Device,
@@ -93,6 +94,7 @@ impl Outcome {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CaseReport {
+    /// The folder's.
     pub name: String,
     /// Comparisons by name, in the order made.
     pub checks: Vec<(&'static str, Outcome)>,
