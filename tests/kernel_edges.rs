@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use doge_engine::{
-    ops::{AttentionHead, AttentionShape, Cpu, Routing},
+    ops::{Activations, AttentionHead, AttentionShape, Cpu, Routing},
     pool::Pool,
     Activation, Dtype, Error, Kernels, Matrix, Result,
 };
@@ -113,6 +113,30 @@ fn an_input_of_another_level_is_refused_or_right() {
             assert_eq!(result.is_ok(), to.splits(Dtype::Bf16) || !from.splits(Dtype::Bf16));
             assert!(result.is_err() || out == [20.0; 6], "{out:?}");
             named(result);
+        }
+    }
+}
+
+/// Of two keys the sum is -0, which adding 0 for a third one, that the query does not see, would turn into 0.
+#[test]
+fn an_unseen_key_leaves_negative_zero() {
+    let bytes = |x: [f32; 3]| x.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect::<Vec<u8>>();
+    let (k, v) = (bytes([0.0; 3]), bytes([1.0, -f32::MIN_POSITIVE, -0.0]));
+    let rows = |bytes| Matrix::new(Dtype::Bf16, 3, 1, bytes).unwrap();
+    for cpu in Kernels::available().map(|kernels| Cpu::new(kernels, Arc::new(Pool::new(1).unwrap()))) {
+        for activations in [Activations::F32, Activations::Bf16] {
+            let cpu = cpu.clone().with_activations(activations);
+            let of_keys = |begin: usize| {
+                let (row, mask, from) = (&[0, 1, 2][begin..], &[0.0, -40.0, 0.0][begin..], &[9, 0, 0][begin..]);
+                let seen = Some((from, &[u32::MAX; 3][begin..]));
+                let tile_begin = &[0, 3 - begin as u32];
+                let head = |_| AttentionHead { k: rows(&k), v: rows(&v), row, mask, seen, tile_begin };
+                let shape = AttentionShape { n_queries: 1, place0: 0, mask_heads: 1, heads_per_mask: 1, head_dim: 1, scale: 1.0 };
+                let (mut out, mut scratch) = ([f32::NAN], vec![0.0; cpu.attention_scratch(3, 1)]);
+                cpu.dynamic_mask_attention(&mut out, &[1.0], head, shape, &mut scratch).unwrap();
+                out[0].to_bits()
+            };
+            assert_eq!(of_keys(0), of_keys(1), "{} {activations:?}", cpu.kernels().isa());
         }
     }
 }

@@ -84,7 +84,7 @@ inline void mix_tile(const AttentionRows<KV, X> &rows, const SeenEntries &seen, 
       for (int j = 0; j < NV; ++j) {
         const F32V v = whole ? load(v_rows[i] + c + j * LANES) : load_n(v_rows[i] + c, channels);
         if constexpr (ENTRIES == 1) vs[j] = v;
-        else vs[j] = pairs_of(v, zero());
+        else vs[j] = pairs_of(v, neg(zero())); // times the 0 beside the weight: -0, which changes no sum, not even -0
       }
       for (int m = 0; m < MR; ++m) {
         const MaskV sees = lanes_of(0 - (by >> m & 1));
