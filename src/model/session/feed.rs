@@ -187,9 +187,9 @@ impl Session {
     fn admit(&mut self, n: usize, wanted: Logits) -> Result<()> {
         let rows = self.block_of(n).min(n);
         if rows > self.shape.block {
+            self.room = 0; // of a ring that is laid anew, even if the next one fails
             self.layers.iter_mut().try_for_each(|layer| layer.set_block(rows, self.tokens))?;
             self.shape.block = rows;
-            self.room = 0;
         }
         let logits = if wanted == Logits::All { rows.min(HEAD_ROWS) } else { 1 };
         self.scratch.reserve(rows, logits, self.model.checkpoint(), &self.cpu)?;
