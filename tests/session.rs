@@ -268,6 +268,23 @@ fn what_is_not_finite_is_named_and_taken_back() {
     }
 }
 
+/// Of finite weights, and never chosen: an expert whose score is minus infinity leaves no trace in what comes out.
+#[test]
+fn what_selects_is_finite() {
+    let ids = prompt(10);
+    for weight in [f32::MAX, f32::MIN] {
+        let config = config(moe);
+        let (variant, rows, cols) = (Variant::v2(&config), 2 * config.num_keys(), config.hidden_size);
+        let mut checkpoint = Checkpoint::random(config, variant, Dtype::F32, 11).unwrap();
+        let experts = checkpoint.weights.layers[1].experts.as_mut().unwrap();
+        let mut bytes = experts.router_gate.matrix().bytes().to_vec();
+        bytes[..4 * cols].copy_from_slice(&weight.to_le_bytes().repeat(cols));
+        experts.router_gate = Tensor::owned(Dtype::F32, Layout::Rows, rows, cols, bytes).unwrap();
+        let error = session(&Model::new(checkpoint), &cpu(1), 16).feed(&ids).map(drop).unwrap_err();
+        assert!(matches!(error, Error::NonFinite { layer: Some(1), step: 0 }), "{error}");
+    }
+}
+
 /// A checkpoint's fields are open to whoever wants to try something: what comes of it is refused, by the session or by the
 /// operation that meets it, and never panics.
 #[test]

@@ -99,7 +99,10 @@ impl Forward<'_> {
             let next_norm = w.layers.get(i + 1).map_or(&w.norm, |next| &next.input_layernorm);
             self.cpu.residual_rms_norm(h, x, &layer.post_attention_residual, branch, next_norm, eps)?;
             observer.hidden(i + 1, place, x);
-            if let Some(r) = first_non_finite(x, self.config.hidden_size) {
+            // What is no number among that which selects keys and experts need not come out: it may not be selected.
+            let (mask_heads, sides) = (self.variant.mask_heads, layer.experts.as_ref().map_or(0, |_| 2 * self.config.num_keys()));
+            let made = [(&s.mask, mask_heads), (&s.router, sides), (&s.x, self.config.hidden_size)];
+            if let Some(r) = made.iter().find_map(|(x, cols)| first_non_finite(&x[..n * cols], *cols)) {
                 return Err(Error::NonFinite { layer: Some(i), step: rows.place(r) });
             }
         }
@@ -173,11 +176,11 @@ impl Forward<'_> {
     ) -> Result<()> {
         let mask_heads = self.variant.mask_heads;
         state.add_block(place as u32, k, v, mask);
-        // A sliding window selects anew for each query; without it one key list serves the whole block.
-        let queries = if self.config.sliding_window.is_some() { 1 } else { mask.len() / mask_heads };
+        let n = mask.len() / mask_heads;
+        let queries = if state.serves_blocks(place + n) { n } else { 1 };
         let chunk = queries * self.config.q_rows();
         for (t, (q, out)) in q.chunks_exact(chunk).zip(attn.chunks_exact_mut(chunk)).enumerate() {
-            state.choose((place + t) as u32);
+            state.choose((place + t + queries - 1) as u32);
             let head = |m| state.head(m, queries);
             self.cpu.dynamic_mask_attention(out, q, head, self.shape(queries, place + t, mask_heads), scratch)?;
             if observer.wants_kept() {

@@ -7,10 +7,7 @@
 
 use std::collections::TryReserveError;
 
-use super::key_list::{Key, KeyList, TILE};
-
-/// A place beyond any sequence.
-const NEVER: u32 = u32::MAX;
+use super::key_list::{Key, KeyList, NEVER, TILE};
 
 /// The kept keys of one mask head of one layer.
 #[derive(Clone, Debug, Default)]

@@ -4,6 +4,8 @@ use std::collections::TryReserveError;
 
 /// Keys of consecutive slots that attention sums together before it merges (the contract's tiles).
 pub const TILE: usize = 128;
+/// A place beyond any sequence.
+pub const NEVER: u32 = u32::MAX;
 
 /// A key on offer, and in a slot.
 #[derive(Clone, Copy, Debug, PartialEq)]

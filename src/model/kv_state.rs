@@ -12,7 +12,7 @@ mod saved;
 
 use super::{
     kept_set::KeptSet,
-    key_list::{Key, TILE},
+    key_list::{Key, KeyList, NEVER, TILE},
     kv_rows::{KvRows, Side},
 };
 use crate::{dtype::Float, ops::AttentionHead, Error, Result};
@@ -86,9 +86,7 @@ pub struct LayerState {
 struct Chosen {
     /// Candidates, then the chosen ones by place.
     keys: Vec<Key>,
-    row: Vec<u32>,
-    mask: Vec<f32>,
-    tile_begin: Vec<u32>,
+    list: KeyList,
 }
 
 impl LayerState {
@@ -141,9 +139,7 @@ impl LayerState {
             ring.try_reserve_exact(rows.saturating_sub(ring.len())).map_err(no_room)?;
             ring.resize(rows.max(ring.len()), 0.0);
             chosen.keys.try_reserve(rows).map_err(no_room)?;
-            chosen.row.try_reserve(rows).map_err(no_room)?;
-            chosen.mask.try_reserve(rows).map_err(no_room)?;
-            chosen.tile_begin.try_reserve(rows / TILE + 2).map_err(no_room)?;
+            chosen.list.reserve(rows).map_err(no_room)?;
         }
         self.sets.iter_mut().try_for_each(|set| set.reserve(tokens, shape.block)).map_err(no_room)?;
         self.kv.grow(shape.owners(tokens).len(), rows)
@@ -226,6 +222,12 @@ impl LayerState {
         }
     }
 
+    /// Does one list of keys serve the queries of a block that ends before place `end`? Not where a sliding window acts, which
+    /// selects anew for each of them.
+    pub fn serves_blocks(&self, end: usize) -> bool {
+        self.shape.sliding_window.is_none_or(|window| end <= window.min(self.shape.keep_window_size))
+    }
+
     /// With sliding_window: selects the keys that the query at `place` sees. Its block was added.
     pub fn choose(&mut self, place: u32) {
         let Some(window) = self.shape.sliding_window else { return };
@@ -241,13 +243,11 @@ impl LayerState {
                 chosen.keys.truncate(self.shape.keep_window_size);
                 chosen.keys.sort_unstable_by_key(|key| key.place);
             }
-            chosen.row.clear();
-            chosen.row.extend(chosen.keys.iter().map(|key| key.row));
-            chosen.mask.clear();
-            chosen.mask.extend(chosen.keys.iter().map(|key| key.mask));
-            chosen.tile_begin.clear();
-            chosen.tile_begin.extend((0..chosen.keys.len()).step_by(TILE).map(|t| t as u32));
-            chosen.tile_begin.push(chosen.keys.len() as u32);
+            let list = &mut chosen.list;
+            list.clear();
+            chosen.keys.iter().for_each(|key| list.push(*key, NEVER));
+            list.tile_begin.extend((0..chosen.keys.len()).step_by(TILE).map(|t| t as u32));
+            list.tile_begin.push(chosen.keys.len() as u32);
         }
     }
 
@@ -255,20 +255,14 @@ impl LayerState {
     /// for).
     pub fn head(&self, m: usize, n_queries: usize) -> AttentionHead<'_> {
         let arena = self.arena(m);
-        let (k, v) = (self.kv.matrix(arena, Side::K), self.kv.matrix(arena, Side::V));
-        match self.sets.get(m).map(KeptSet::list) {
-            Some(list) => AttentionHead {
-                k,
-                v,
-                row: &list.row,
-                mask: &list.mask,
-                seen: (n_queries > 1).then_some((&list.seen_from[..], &list.seen_until[..])),
-                tile_begin: &list.tile_begin,
-            },
-            None => {
-                let chosen = &self.chosen[m];
-                AttentionHead { k, v, row: &chosen.row, mask: &chosen.mask, seen: None, tile_begin: &chosen.tile_begin }
-            }
+        let list = self.sets.get(m).map_or_else(|| &self.chosen[m].list, KeptSet::list);
+        AttentionHead {
+            k: self.kv.matrix(arena, Side::K),
+            v: self.kv.matrix(arena, Side::V),
+            row: &list.row,
+            mask: &list.mask,
+            seen: (n_queries > 1).then_some((&list.seen_from[..], &list.seen_until[..])),
+            tile_begin: &list.tile_begin,
         }
     }
 
@@ -281,7 +275,7 @@ impl LayerState {
                 let left = set.left().filter(|(key, until)| key.place <= place && place < *until).map(|(key, _)| key.place);
                 stayed.chain(left).collect()
             }
-            None => self.chosen[m].keys.iter().map(|key| key.place).collect(),
+            None => self.chosen[m].keys.iter().map(|key| key.place).filter(|&of_key| of_key <= place).collect(),
         }
     }
 }
