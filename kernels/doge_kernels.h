@@ -256,7 +256,7 @@ typedef struct DogeKernelTable {
 
   /* The routed experts of one token, in two halves so that threads can share the work (spec 4.6):
    * hit[e] = weight[e] * act(dot(down_embed[expert[e]], x)) for e in [begin, end); down_embed is [num_experts][cols],
-   * integer formats in rows; */
+   * integer formats in rows. */
   void (*expert_down[DOGE_DTYPE_COUNT])(float *hit, const void *down_embed, const uint32_t *expert, const float *weight,
                                         const float *x, size_t cols, size_t begin, size_t end, uint32_t act);
   /* y[c] += sum_e hit[e] * up_embed[expert[e]][c] for c in [begin, end), e ascending; up_embed is [num_experts][cols],
