@@ -18,6 +18,7 @@ use doge_engine::{
 use serde_json::json;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+const LISTING: &str = "/api/models/owner/name/revision/main?blobs=true";
 
 /// What a path answers.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ enum Answer {
     Redirect(String),
     /// Fewer bytes than announced, then the end.
     Cut(Vec<u8>),
+    /// Bytes of which nobody says how many they are.
+    Unannounced(Vec<u8>),
 }
 
 /// Path and Authorization of each request.
@@ -68,6 +71,7 @@ fn answer(mut stream: TcpStream, answers: &BTreeMap<String, Answer>, seen: &Requ
     let (head, body) = match answers.get(&path) {
         Some(Answer::Body(body)) => (format!("200 OK\r\nContent-Length: {}", body.len()), body.clone()),
         Some(Answer::Cut(body)) => (format!("200 OK\r\nContent-Length: {}", body.len() + 7), body.clone()),
+        Some(Answer::Unannounced(body)) => ("200 OK".to_string(), body.clone()),
         Some(Answer::Redirect(to)) => (format!("302 Found\r\nLocation: {to}\r\nContent-Length: 0"), Vec::new()),
         None => ("404 Not Found\r\nContent-Length: 0".to_string(), Vec::new()),
     };
@@ -87,7 +91,7 @@ fn hub_of(case: &str) -> BTreeMap<String, Answer> {
         answers.insert(format!("/owner/name/resolve/{COMMIT}/{file}"), Answer::Body(fs::read(name.path()).unwrap()));
     }
     let listing = json!({"sha": COMMIT, "siblings": siblings});
-    answers.insert("/api/models/owner/name/revision/main".into(), Answer::Body(listing.to_string().into_bytes()));
+    answers.insert(LISTING.into(), Answer::Body(listing.to_string().into_bytes()));
     answers
 }
 
@@ -153,6 +157,63 @@ fn a_token_goes_to_the_hub_and_not_to_its_storage() {
     assert_eq!(*storage.requests.lock().unwrap(), [("/blob".to_string(), None)]);
 }
 
+/// A renamed repository answers under its old name by a redirect, on the same host.
+#[test]
+fn a_token_goes_to_the_new_name_of_a_repository() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut answers = BTreeMap::new();
+    for (path, answer) in hub_of("v2_gqa") {
+        let renamed = path.replace("owner/name", "owner/renamed");
+        answers.insert(path, Answer::Redirect(renamed.clone()));
+        answers.insert(renamed, answer);
+    }
+    let server = serve(answers);
+    let mut environment = environment(cache.path(), &server);
+    environment.hf_token = Some(Secret("hf_secret".into()));
+    download("owner/name", None, &environment, &mut |_| {}).unwrap();
+    let requests = server.requests.lock().unwrap();
+    assert!(requests.iter().any(|(path, _)| path.contains("owner/renamed/resolve")));
+    assert!(requests.iter().all(|(_, a)| a.as_deref() == Some("Bearer hf_secret")), "{requests:?}");
+}
+
+#[test]
+fn a_refusal_says_whether_the_token_was_sent() {
+    let (cache, server) = (tempfile::tempdir().unwrap(), serve(BTreeMap::new()));
+    let mut environment = environment(cache.path(), &server);
+    let refusal = |environment: &Environment| download("owner/name", None, environment, &mut |_| {}).unwrap_err().to_string();
+    assert!(refusal(&environment).contains("needs HF_TOKEN"));
+    environment.hf_token = Some(Secret("hf_secret".into()));
+    let refusal = refusal(&environment);
+    assert!(refusal.contains("HF_TOKEN, which was sent") && !refusal.contains("needs"), "{refusal}");
+}
+
+#[test]
+fn a_file_has_the_size_that_the_listing_says() {
+    let (file, mut answers) = (format!("/owner/name/resolve/{COMMIT}/model.safetensors"), hub_of("v2_gqa"));
+    let Answer::Body(weights) = answers[&file].clone() else { unreachable!() };
+    let sizes = |size: usize| {
+        let siblings = [json!({"rfilename": "config.json"}), json!({"rfilename": "model.safetensors", "size": size})];
+        Answer::Body(json!({"sha": COMMIT, "siblings": siblings}).to_string().into_bytes())
+    };
+    answers.insert(LISTING.into(), sizes(weights.len()));
+    answers.insert(file.clone(), Answer::Unannounced(weights[..weights.len() - 1].to_vec()));
+    let (cache, cut) = (tempfile::tempdir().unwrap(), serve(answers.clone()));
+    let error = download("owner/name", None, &environment(cache.path(), &cut), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains(&format!("{} bytes came of {}", weights.len() - 1, weights.len())), "{error}");
+
+    // A file that something else left cut is fetched anew; one of the right size is kept.
+    let here = cache.path().join("models--owner--name/snapshots").join(COMMIT).join("model.safetensors");
+    assert!(!here.exists());
+    fs::write(&here, &weights[..10]).unwrap();
+    answers.insert(file, Answer::Unannounced(weights.clone()));
+    let whole = serve(answers);
+    for requests in [2, 3] {
+        download("owner/name", None, &environment(cache.path(), &whole), &mut |_| {}).unwrap();
+        assert!(fs::read(&here).unwrap() == weights);
+        assert_eq!(whole.requests.lock().unwrap().len(), requests);
+    }
+}
+
 fn refused(change: impl FnOnce(&mut BTreeMap<String, Answer>), word: &str) {
     let cache = tempfile::tempdir().unwrap();
     let mut answers = hub_of("sharded");
@@ -171,7 +232,7 @@ fn refused(change: impl FnOnce(&mut BTreeMap<String, Answer>), word: &str) {
 
 #[test]
 fn servers_that_fail() {
-    let api = "/api/models/owner/name/revision/main".to_string();
+    let api = LISTING.to_string();
     let file = |name: &str| format!("/owner/name/resolve/{COMMIT}/{name}");
     let body = |text: &str| Answer::Body(text.as_bytes().to_vec());
     refused(|a| drop(a.remove(&api)), "HF_TOKEN");

@@ -1,6 +1,7 @@
 //! Fetches a checkpoint into the Hugging Face cache. The only code of the house that opens a socket, and only when asked.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{Read, Write},
     path::Path,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
+use ureq::config::RedirectAuthHeaders;
 
 use super::{check_revision, is_commit, Environment, Repository, Resolved};
 use crate::{model::archive, Error, Result};
@@ -42,7 +44,7 @@ pub struct Progress<'a> {
 }
 
 /// Fetches `owner/name` into the cache and returns its snapshot: config, tokenizer, chat template, weights. Files that
-/// are there already are kept. Each file appears under its name only when it is whole.
+/// are there already are kept, unless the server lists another size. Each file appears under its name only when it is whole.
 ///
 /// # Errors
 /// [`Error::Download`] for whatever the network or the server did; [`Error::ModelNotFound`] for a name that is none;
@@ -64,12 +66,12 @@ pub fn download(
 
     let hub = Hub::new(name, environment);
     let (commit, listed) = hub.listing(revision)?;
-    let has = |file: &str| listed.iter().any(|name| name == file);
+    let has = |file: &str| listed.contains_key(file);
     let folder = repository.folder(&cache);
     let snapshot = folder.join("snapshots").join(&commit);
     create_folder(&snapshot)?;
     remove_stale_parts(&snapshot);
-    let mut fetch = |file: &str| hub.fetch(&commit, file, &snapshot, progress);
+    let mut fetch = |file: &str| hub.fetch(&commit, file, listed.get(file).copied().flatten(), &snapshot, progress);
 
     if !has("config.json") {
         return Err(Error::Download { why: format!("{name} has no config.json: it is no checkpoint") });
@@ -101,8 +103,12 @@ struct Hub<'a> {
 
 impl<'a> Hub<'a> {
     fn new(name: &'a str, environment: &'a Environment) -> Self {
-        // Redirects go to a storage host: the client drops the Authorization header there.
+        let endpoint = environment.hf_endpoint.as_deref().unwrap_or(ENDPOINT).trim_end_matches('/');
+        // A redirect within the host (a repository with a new name, whatever the port) takes the Authorization header along; to
+        // a storage host, or from https to http, it does not.
         let config = ureq::Agent::config_builder()
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .https_only(endpoint.starts_with("https://"))
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
             .timeout_per_read(Some(Duration::from_secs(60)))
@@ -110,7 +116,7 @@ impl<'a> Hub<'a> {
             .build();
         Hub {
             agent: config.into(),
-            endpoint: environment.hf_endpoint.as_deref().unwrap_or(ENDPOINT).trim_end_matches('/'),
+            endpoint,
             name,
             authorization: environment.hf_token.as_ref().map(|token| format!("Bearer {}", token.0.trim())),
         }
@@ -123,16 +129,20 @@ impl<'a> Hub<'a> {
         }
         let response = request.call().map_err(|error| match error {
             ureq::Error::StatusCode(401 | 403 | 404) => Error::Download {
-                why: format!("{url}: not there, or not for everyone (a private or gated model needs HF_TOKEN)"),
+                why: match self.authorization {
+                    None => format!("{url}: not there, or not for everyone (a private or gated model needs HF_TOKEN)"),
+                    Some(_) => format!("{url}: not there, or not for this HF_TOKEN, which was sent (is its account let in?)"),
+                },
             },
             other => Error::Download { why: format!("{url}: {other}") },
         })?;
         Ok(response.into_body())
     }
 
-    /// The commit that a revision means, and the names of its files.
-    fn listing(&self, revision: &str) -> Result<(String, Vec<String>)> {
-        let url = format!("{}/api/models/{}/revision/{}", self.endpoint, self.name, revision.replace('/', "%2F"));
+    /// The commit that a revision means, and the names of its files with their sizes, where the server tells them.
+    fn listing(&self, revision: &str) -> Result<(String, BTreeMap<String, Option<u64>>)> {
+        let (endpoint, revision) = (self.endpoint, revision.replace('/', "%2F"));
+        let url = format!("{endpoint}/api/models/{}/revision/{revision}?blobs=true", self.name);
         let bad = |why: &str| Error::Download { why: format!("{url}: {why}") };
         let text = self.get(&url)?.read_to_vec().map_err(|error| bad(&error.to_string()))?;
         let json: Value = serde_json::from_slice(&text).map_err(|_| bad("the answer is not JSON"))?;
@@ -143,20 +153,28 @@ impl<'a> Hub<'a> {
             .filter(|sha| is_commit(sha))
             .ok_or_else(|| bad("the answer names no commit"))?;
         let siblings = json.get("siblings").and_then(|files| files.as_array()).ok_or_else(|| bad("the answer lists no files"))?;
-        let files = siblings.iter().filter_map(|file| file["rfilename"].as_str().map(str::to_string)).collect();
-        Ok((commit.to_string(), files))
+        let file = |file: &Value| Some((file.get("rfilename")?.as_str()?.to_string(), file.get("size").and_then(Value::as_u64)));
+        Ok((commit.to_string(), siblings.iter().filter_map(file).collect()))
     }
 
-    /// `file` is one of our own names or a shard's, which has been checked.
-    fn fetch(&self, commit: &str, file: &str, snapshot: &Path, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    /// `file` is one of our own names or a shard's, which has been checked; `size` is what the listing says of it.
+    fn fetch(
+        &self,
+        commit: &str,
+        file: &str,
+        size: Option<u64>,
+        snapshot: &Path,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
         let target = snapshot.join(file);
-        if target.exists() {
+        // Another program may have left it cut.
+        if fs::metadata(&target).is_ok_and(|there| size.is_none_or(|size| there.len() == size)) {
             return Ok(());
         }
         let url = format!("{}/{}/resolve/{commit}/{file}", self.endpoint, self.name);
         let body = self.get(&url)?;
         let part = snapshot.join(part_name(file));
-        let received = receive(&url, body, &part, |done, total| progress(Progress { file, done, total }));
+        let received = receive(&url, body, size, &part, |done, total| progress(Progress { file, done, total }));
         if let Err(error) = received {
             // The error tells more than a part that cannot be removed.
             let _ = fs::remove_file(&part);
@@ -184,11 +202,17 @@ fn remove_stale_parts(snapshot: &Path) {
     }
 }
 
-/// The whole body into a file.
-fn receive(url: &str, body: ureq::Body, path: &Path, mut progress: impl FnMut(u64, Option<u64>)) -> Result<()> {
+/// The whole body, of `size` bytes if that is known, into a file.
+fn receive(
+    url: &str,
+    body: ureq::Body,
+    size: Option<u64>,
+    path: &Path,
+    mut progress: impl FnMut(u64, Option<u64>),
+) -> Result<()> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     let bad = |why: String| Error::Download { why: format!("{url}: {why}") };
-    let total = body.content_length();
+    let total = size.or(body.content_length());
     let mut reader = body.into_reader();
     let mut file = File::create(path).map_err(io)?;
     let mut buffer = vec![0; 1 << 18];
