@@ -579,11 +579,13 @@ const char *doge_last_error(void);
 const char *doge_status_name(int32_t status);
 
 /*
- Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. Where they do not name the tokens that
- begin and end texts, model.safetensors or its shards, if they are there, tell whether the model is a V1, whose texts begin with
- token 0 and end with token 1. From any thread.
+ Reads tokenizer.json, generation_config.json and config.json of a checkpoint, by the path that doge_model_load takes: a folder,
+ or one .safetensors file with these beside it. Where they do not name the tokens that begin and end texts, the weights, if they
+ are there, tell whether the model is a V1, whose texts begin with token 0 and end with token 1. Those of a folder are
+ model.safetensors, its shards, or else the only .safetensors file there; of several with names of their own none is
+ looked at, and the tokens stay unknown. From any thread.
  */
-DogeStatus doge_tokenizer_load(const char *folder,
+DogeStatus doge_tokenizer_load(const char *path,
                                DogeTokenizer **out);
 
 /*

@@ -1,6 +1,9 @@
 //! Text to token ids and back.
 
-use std::{ffi::c_char, path::Path};
+use std::{
+    ffi::c_char,
+    path::{Path, PathBuf},
+};
 
 use super::{
     options::{borrow, fill, free, give, optional_str, slice},
@@ -18,36 +21,51 @@ pub struct DogeTokenizer {
     config: GenerationConfig,
 }
 
-/// Reads tokenizer.json, generation_config.json and config.json of a checkpoint folder. Where they do not name the tokens that
-/// begin and end texts, model.safetensors or its shards, if they are there, tell whether the model is a V1, whose texts begin with
-/// token 0 and end with token 1. From any thread.
+/// Reads tokenizer.json, generation_config.json and config.json of a checkpoint, by the path that doge_model_load takes: a folder,
+/// or one .safetensors file with these beside it. Where they do not name the tokens that begin and end texts, the weights, if they
+/// are there, tell whether the model is a V1, whose texts begin with token 0 and end with token 1. Those of a folder are
+/// model.safetensors, its shards, or else the only .safetensors file there; of several with names of their own none is
+/// looked at, and the tokens stay unknown. From any thread.
 ///
 /// # Safety
 /// Pointers as the header's preface says.
 #[no_mangle]
-pub unsafe extern "C" fn doge_tokenizer_load(folder: *const c_char, out: *mut *mut DogeTokenizer) -> DogeStatus {
+pub unsafe extern "C" fn doge_tokenizer_load(path: *const c_char, out: *mut *mut DogeTokenizer) -> DogeStatus {
     let make = || {
         // SAFETY: a string (header).
-        let folder = unsafe { optional_str("folder", folder) }?.ok_or_else(|| Failure::null("folder"))?;
-        let folder = Path::new(folder);
-        Ok(DogeTokenizer { tokenizer: Tokenizer::from_folder(folder)?, config: generation_config(folder)? })
+        let path = unsafe { optional_str("path", path) }?.ok_or_else(|| Failure::null("path"))?;
+        let path = Path::new(path);
+        let folder = path.parent().filter(|_| path.is_file()).unwrap_or(path);
+        Ok(DogeTokenizer { tokenizer: Tokenizer::from_folder(folder)?, config: generation_config(folder, path)? })
     };
     // SAFETY: NULL or valid (header).
     guard(|| unsafe { give(out, make) })
 }
 
-/// What the folder says of generating. Its weights are looked at, names and shapes only, where a token id depends on them.
-fn generation_config(folder: &Path) -> crate::Result<GenerationConfig> {
+/// What the folder says of generating. Where a token id depends on it, the weights of `path` are looked at: names and shapes.
+fn generation_config(folder: &Path, path: &Path) -> crate::Result<GenerationConfig> {
     let config = GenerationConfig::from_folder(folder)?;
     if config.bos_token_id.is_some() && !config.eos_token_ids.is_empty() {
         return Ok(config);
     }
-    match Opened::open(folder, &LoadOptions::default().check_finite(false)) {
+    let open = |path: &Path| Opened::open(path, &LoadOptions::default().check_finite(false));
+    let opened = match (open(path), only_weights(path)) {
+        (Err(Error::ModelNotFound { .. }), Some(file)) => open(&file),
+        (opened, _) => opened,
+    };
+    match opened {
         Ok(opened) => Ok(config.with_ids_of(&opened.config)),
         // A tokenizer may stand alone.
         Err(Error::ModelNotFound { .. }) => Ok(config),
         Err(error) => Err(error),
     }
+}
+
+/// The only .safetensors file of a folder. Of several, nobody has said which is the model.
+fn only_weights(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    let mut found = entries.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// The tokenizer of the model inside the library. From any thread.
