@@ -90,8 +90,9 @@ impl Isa {
     /// # Errors
     /// [`Error::UnknownWord`] if it is set to something that is no level.
     pub fn from_env() -> Result<Option<Isa>> {
-        match std::env::var("DOGE_ISA") {
-            Ok(word) if !word.is_empty() => word.parse().map(Some),
+        match std::env::var_os("DOGE_ISA") {
+            // What is no UTF-8 is no level either.
+            Some(word) if !word.is_empty() => word.to_string_lossy().parse().map(Some),
             _ => Ok(None),
         }
     }

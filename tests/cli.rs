@@ -210,6 +210,14 @@ fn wrong_usage_exits_with_2() {
     refused(&run(&["generate", "-p", "x", "-v", "-q"]), 2, "cannot be used with");
     let unknown = doge(&["generate", "-p", "x"]).env("DOGE_ISA", "sse9").output().unwrap();
     refused(&unknown, 2, "scalar, avx2, avxvnni, avx512, avx512bf16, amx");
+    #[cfg(unix)]
+    {
+        let word: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"avx2\xff");
+        let not_utf8 = |args: &[&str]| doge(args).env("DOGE_ISA", word).output().unwrap();
+        refused(&not_utf8(&["generate", "-p", "x"]), 2, "unknown ISA level 'avx2\u{fffd}'");
+        let report = json(&not_utf8(&["doctor", "--json"]));
+        assert!(report["isa"]["why"].as_str().unwrap().contains("DOGE_ISA is 'avx2\u{fffd}'"), "{}", report["isa"]);
+    }
 }
 
 #[test]

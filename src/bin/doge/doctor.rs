@@ -54,7 +54,7 @@ impl Report {
         Report {
             levels: Isa::ALL.iter().map(level).collect(),
             chosen: Kernels::detect().map(|kernels| kernels.isa()),
-            asked: std::env::var("DOGE_ISA").ok().filter(|word| !word.is_empty()),
+            asked: std::env::var_os("DOGE_ISA").filter(|word| !word.is_empty()).map(|word| word.to_string_lossy().into_owned()),
             threads: Threads {
                 default: Pool::default_threads(),
                 online: host::online_cpus(),
