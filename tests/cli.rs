@@ -373,6 +373,35 @@ fn verify_counts_and_exits_with_4_if_a_case_fails() {
     refused(&run(&["verify", folder.path().join("none").to_str().unwrap()]), 1, "none");
 }
 
+/// Not a number is no small error, and what cannot be read is not passed over.
+#[test]
+fn verify_fails_where_it_cannot_tell() {
+    let (case, folder) = (repository("tests/golden/v2_gqa"), tempfile::tempdir().unwrap());
+    let copy = folder.path().join("case");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "expected.safetensors", "model.safetensors"] {
+        std::fs::copy(case.join(file), copy.join(file)).unwrap();
+    }
+    let verify = |dtype: &str| run(&["verify", copy.to_str().unwrap(), "-t", "2", "--dtype", dtype]);
+    assert_eq!(verify("int8").status.code(), Some(0));
+    std::fs::create_dir(folder.path().join("index.json")).unwrap();
+    let unreadable = verify("int8");
+    assert!(unreadable.status.code() == Some(4) && stdout(&unreadable).contains("index.json"), "{}", stdout(&unreadable));
+    std::fs::remove_dir(folder.path().join("index.json")).unwrap();
+
+    // The logits expected: the header tells where they are.
+    let mut bytes = std::fs::read(copy.join("expected.safetensors")).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+    let at = data + header["exact_logits_full"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(copy.join("expected.safetensors"), bytes).unwrap();
+    for dtype in ["f32", "int8"] {
+        let nan = verify(dtype);
+        assert!(nan.status.code() == Some(4) && stdout(&nan).contains("NaN"), "{}", stdout(&nan));
+    }
+}
+
 /// A copy of doge-bard with another text in one of its files.
 fn bard_with(name: &str, text: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

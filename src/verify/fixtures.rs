@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{CaseReport, Outcome, VerifyOptions};
+use super::{worst, CaseReport, Outcome, VerifyOptions};
 use crate::{
     model::{Checkpoint, LoadOptions, Model, Session, SessionOptions},
     ChatInput, ChatTemplate, Dtype, Error, Result, Sampler, SamplingSettings, TextStream, Tokenizer,
@@ -104,8 +104,8 @@ pub fn sampling(json: &Value, report: &mut CaseReport) -> Result<()> {
         let mut sampler = Sampler::new(settings)?;
         let (logits, truth) = (numbers(row, "logits")?, numbers(row, "probabilities")?);
         let ours = sampler.probabilities(&logits, &ids(row, "history")?, &[])?;
-        let worst = ours.iter().zip(&truth).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-        report.check("probabilities", Outcome::Error(if ours.len() == truth.len() { worst / atol } else { f64::NAN }));
+        let error = worst(ours.iter().zip(&truth).map(|(a, b)| f64::from((a - b).abs())));
+        report.check("probabilities", Outcome::Error(if ours.len() == truth.len() { error / atol } else { f64::NAN }));
     }
     Ok(())
 }

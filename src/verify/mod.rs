@@ -73,7 +73,7 @@ impl VerifyOptions {
 pub enum Outcome {
     /// Largest error as a fraction of its budget.
     Error(f64),
-    /// How far rounded weights move the largest logit, as a fraction of it: for information, always passes.
+    /// How far rounded weights move the largest logit, as a fraction of it: for information, passes if it is a number.
     Distance(f64),
     /// Must agree exactly; says where it first does not.
     Exact(Result<(), String>),
@@ -84,10 +84,15 @@ impl Outcome {
     pub fn passed(&self) -> bool {
         match self {
             Outcome::Error(fraction) => *fraction <= 1.0, // false for NaN
-            Outcome::Distance(_) => true,
+            Outcome::Distance(fraction) => !fraction.is_nan(),
             Outcome::Exact(agrees) => agrees.is_ok(),
         }
     }
+}
+
+/// The largest error: NaN if one is, which `f64::max` would lose.
+fn worst(errors: impl Iterator<Item = f64>) -> f64 {
+    errors.fold(0.0, |worst, x| if x > worst || x.is_nan() { x } else { worst })
 }
 
 /// What became of one case.

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use super::{expected::Expected, recorded::Recorded, CaseReport, Outcome, VerifyOptions};
+use super::{expected::Expected, recorded::Recorded, worst, CaseReport, Outcome, VerifyOptions};
 use crate::{
     model::{Checkpoint, LoadOptions, Model, RopeParameters, Session, SessionOptions},
     ops::Routing,
-    reference, Dtype, Error, Result,
+    reference,
+    text_file::read_text,
+    Dtype, Error, Result,
 };
 
 /// One model case, loaded.
@@ -114,12 +116,15 @@ fn largest(x: &[f32]) -> f64 {
     x.iter().fold(0.0, |top: f64, &x| top.max(f64::from(x).abs()))
 }
 
+/// A kilobyte a case is usual.
+const MAX_INDEX_BYTES: u64 = 16 << 20;
+
 /// `atol_f32` of the index.json beside the case's folder, if it is listed there.
 fn stated_budget(folder: &Path) -> Result<Option<f64>> {
     let (Some(name), Some(index)) = (folder.file_name(), folder.parent().map(|parent| parent.join("index.json"))) else {
         return Ok(None);
     };
-    let Ok(text) = std::fs::read_to_string(&index) else { return Ok(None) };
+    let Some(text) = read_text(&index, MAX_INDEX_BYTES)? else { return Ok(None) };
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| Error::BadFile { path: index, why: e.to_string() })?;
     let cases = json.get("cases").and_then(|cases| cases.as_array());
     let case = cases.into_iter().flatten().find(|case| case.get("name").and_then(|n| n.as_str()) == name.to_str());
@@ -140,8 +145,7 @@ impl Case<'_> {
             let (a, b) = (f64::from(*a), f64::from(*b));
             (a - b).abs() / (self.atol * if growing { b.abs().max(1.0) } else { 1.0 })
         };
-        // f64::max would lose a NaN.
-        Outcome::Error(ours.iter().zip(truth).map(fraction).fold(0.0, |worst, x| if x > worst || x.is_nan() { x } else { worst }))
+        Outcome::Error(worst(ours.iter().zip(truth).map(fraction)))
     }
 
     /// Compares `ours` with rows `pad..` of the tensor `name` at `at`, if the case has it.
@@ -310,11 +314,8 @@ impl Case<'_> {
     fn check_moved(&self, row: &Row, logits: &[f32], report: &mut CaseReport) {
         if let Some(unrounded) = self.expected.floats("exact_logits_full").and_then(|logits| logits.row(&[row.index])) {
             let skip = row.pad * self.model.config().vocab_size;
-            let moved = logits
-                .iter()
-                .zip(unrounded.get(skip..).unwrap_or_default())
-                .map(|(a, b)| f64::from((a - b).abs()))
-                .fold(0.0, f64::max);
+            let pairs = logits.iter().zip(unrounded.get(skip..).unwrap_or_default());
+            let moved = worst(pairs.map(|(a, b)| f64::from((a - b).abs())));
             report.check("rounding", Outcome::Distance(moved / largest(unrounded)));
         }
     }
