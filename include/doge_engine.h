@@ -124,7 +124,7 @@ enum DogeFinish
    */
   DOGE_FINISH_CANCELLED = 3,
   /*
-   One of stop_strings.
+   One of stop_strings, or the special token that it names.
    */
   DOGE_FINISH_STOP_STRING = 4,
 };
@@ -230,7 +230,8 @@ typedef struct {
   void (*on_logits)(void *user, float *logits, size_t n, const uint32_t *generated, size_t n_generated);
   /*
    `n_stop_strings` texts, none of them NULL or empty. The first that comes ends the generation: the last ids hold it,
-   `on_text` gets nothing of it. Text that may be the beginning of one is held back. Needs `tokenizer`.
+   `on_text` gets nothing of it. Text that may be the beginning of one is held back. A special token adds no text; one
+   whose name is exactly one of these ends the generation too. Needs `tokenizer`.
    */
   const char *const *stop_strings;
   /*

@@ -1,9 +1,10 @@
 //! Stop strings over streamed text.
 
-use crate::{Error, Result};
+use crate::{Error, Result, TextStream, Tokenizer};
 
 /// Looks for stop strings in text that comes in pieces. Text that could be the beginning of a stop string is held back,
-/// so a stop string is found across pieces and no part of it is given out.
+/// so a stop string is found across pieces and no part of it is given out. One that is exactly the name of a special token
+/// also stops at that token ([`StopStrings::push_token`]), which adds no text to be found in.
 #[derive(Debug, Clone, Default)]
 pub struct StopStrings {
     stops: Vec<String>,
@@ -59,6 +60,17 @@ impl StopStrings {
         let keep = self.stops.iter().map(|stop| begun(&self.held, stop)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
         Stopped::No(std::mem::replace(&mut self.held, rest))
+    }
+
+    /// Takes the next token, whose text `stream` makes. As [`StopStrings::push`]; and where a stop string is the name of a special
+    /// token, that token ends the text.
+    pub fn push_token(&mut self, stream: &mut TextStream, tokenizer: &Tokenizer, id: u32) -> Stopped {
+        let named = self.stops.iter().position(|stop| tokenizer.token_id(stop) == Some(id));
+        let Some(i) = named.filter(|_| tokenizer.is_special(id)) else { return self.push(&stream.push(tokenizer, id)) };
+        match self.push(&stream.finish()) {
+            Stopped::No(text) => Stopped::At(text + &self.finish(), i),
+            stopped => stopped,
+        }
     }
 
     /// The text is over: gives out what was held back.

@@ -168,6 +168,13 @@ fn stop_strings_end_the_text_and_are_no_part_of_it() {
     assert_eq!(got["finish"], "stop_string");
     assert_eq!(got["text"], "\n[Enter ANTONIO, ANTONIO, and SALARINO.]\n\nANTONIO.\n");
     refused(&run(&["generate", "-p", "x", "--stop", ""]), 2, "stop");
+
+    // A special token adds no text in which its name could be found.
+    let special = ["-n", "5", "--logit-bias", "2=1e9", "--stop", "<|start_header_id|>"];
+    let got = json(&run(&[&["generate", "-p", "ROMEO.\n", "--json"], &special[..]].concat()));
+    assert_eq!((&got["finish"], &got["ids"]), (&"stop_string".into(), &serde_json::json!([2])));
+    let chat = run_with_stdin(&[&["chat", "-v"], &special[..]].concat(), b"Who art thou?\n");
+    assert!(stderr(&chat).contains("ended by: stop_string"), "{}", stderr(&chat));
 }
 
 #[test]

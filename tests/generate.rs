@@ -216,3 +216,38 @@ fn pieces_make_the_text_and_stop_strings_end_it() {
     assert_eq!(text(&[16], &[]), ("\n[Enter ANTONIO".into(), 6, Finish::Eos));
     assert_eq!(text(&[], &["ter AN", "]"]), ("\n[En".into(), 5, Finish::StopString));
 }
+
+/// The text of a generation whose token after the first two is `id`, or an error without one.
+fn text_with(id: Option<u32>, stops: &[&str]) -> (Vec<Result<String, Error>>, Vec<u32>, Option<Finish>) {
+    let (mut session, mut sampler, tokenizer) = (session(usize::MAX), greedy(), embedded::tokenizer().unwrap());
+    let until = Until::default().max_new_tokens(8);
+    let generation = Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap();
+    let generation = generation.with_logits_hook(|logits, _, generated| {
+        if generated.len() == 2 {
+            logits.fill(f32::NEG_INFINITY);
+            id.into_iter().for_each(|id| logits[id as usize] = 0.0);
+        }
+    });
+    let stops = StopStrings::new(stops.iter().map(|s| s.to_string()).collect()).unwrap();
+    let mut generation = TextGeneration::new(generation, &tokenizer, stops);
+    let pieces = generation.by_ref().collect();
+    let (ids, finish, _) = generation.into_parts();
+    (pieces, ids, finish)
+}
+
+#[test]
+fn a_stop_string_may_name_a_special_token() {
+    for (stops, finish, tokens) in [
+        (["[Exit", "<|start_header_id|>"], Finish::StopString, 3),
+        (["[Exit", "<|start_header_id"], Finish::Length, 8), // no token's name
+    ] {
+        let (pieces, ids, ended) = text_with(Some(2), &stops);
+        let text: String = pieces.into_iter().map(Result::unwrap).collect();
+        assert_eq!((&ids[..3], ids.len(), ended), (&[203, 63, 2][..], tokens, Some(finish)));
+        assert!(if tokens == 3 { text == "\n[" } else { text.len() > 2 }, "{text:?}");
+    }
+    // What the name of a plain token stands for is text as any other.
+    let (pieces, ids, ended) = text_with(Some(529), &["Enter"]);
+    assert_eq!((pieces.into_iter().map(Result::unwrap).collect::<String>().as_str(), ids.len()), ("\n[", 3));
+    assert_eq!(ended, Some(Finish::StopString));
+}

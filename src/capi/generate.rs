@@ -50,7 +50,8 @@ pub struct DogeGenerateOptions {
     pub on_logits:
         Option<unsafe extern "C" fn(user: *mut c_void, logits: *mut f32, n: usize, generated: *const u32, n_generated: usize)>,
     /// `n_stop_strings` texts, none of them NULL or empty. The first that comes ends the generation: the last ids hold it,
-    /// `on_text` gets nothing of it. Text that may be the beginning of one is held back. Needs `tokenizer`.
+    /// `on_text` gets nothing of it. Text that may be the beginning of one is held back. A special token adds no text; one
+    /// whose name is exactly one of these ends the generation too. Needs `tokenizer`.
     pub stop_strings: *const *const c_char,
     /// Their number.
     pub n_stop_strings: usize,
@@ -72,7 +73,7 @@ pub enum DogeFinish {
     ContextFull = 2,
     /// doge_session_cancel, or a callback.
     Cancelled = 3,
-    /// One of stop_strings.
+    /// One of stop_strings, or the special token that it names.
     StopString = 4,
 }
 
@@ -205,16 +206,16 @@ unsafe fn generate(
         }
         // A token that ends the text is no part of it.
         if let Some(tokenizer) = tokenizer.filter(|_| wants_text && generation.finish() != Some(Finish::Eos)) {
-            let piece = text.stream.push(&tokenizer.tokenizer, id);
+            let made = text.stops.push_token(&mut text.stream, &tokenizer.tokenizer, id);
             // SAFETY: the function is what the header says.
-            stopped = unsafe { text.push(&piece) };
+            stopped = unsafe { text.take(made) };
             cancelled |= text.over;
         }
     }
     if !stopped {
-        let piece = text.stream.finish();
+        let made = text.stops.push(&text.stream.finish());
         // SAFETY: as above.
-        stopped = unsafe { text.push(&piece) };
+        stopped = unsafe { text.take(made) };
         let rest = text.stops.finish();
         // SAFETY: as above.
         unsafe { text.give(&rest) };
@@ -267,8 +268,8 @@ impl Text {
     ///
     /// # Safety
     /// `on_text` is what the header says.
-    unsafe fn push(&mut self, piece: &str) -> bool {
-        let (text, stopped) = match self.stops.push(piece) {
+    unsafe fn take(&mut self, made: Stopped) -> bool {
+        let (text, stopped) = match made {
             Stopped::No(text) => (text, false),
             Stopped::At(text, _) => (text, true),
         };

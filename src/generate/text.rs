@@ -6,7 +6,8 @@ use super::{Finish, Generation, Timings};
 use crate::{Result, StopStrings, Stopped, TextStream, TokenLogprob, Tokenizer};
 
 /// A [`Generation`] that gives text: an iterator over pieces of it, none of them empty. A piece holds whole characters
-/// only, and nothing that may turn out to be part of a stop string. Special tokens add no text.
+/// only, and nothing that may turn out to be part of a stop string. Special tokens add no text; one that a stop string names
+/// ends it.
 #[derive(Debug)]
 pub struct TextGeneration<'a> {
     generation: Generation<'a>,
@@ -98,13 +99,13 @@ impl<'a> TextGeneration<'a> {
     fn text_of(&mut self, id: Option<u32>) -> String {
         let start = Instant::now();
         let ended_by = self.generation.finish() == Some(Finish::Eos);
-        let piece = match id {
+        let made = match id {
             // A token that ends the text is no part of it, special or not.
-            Some(_) if ended_by => String::new(),
-            Some(id) => self.stream.push(self.tokenizer, id),
-            None => self.stream.finish(),
+            Some(_) if ended_by => Stopped::No(String::new()),
+            Some(id) => self.stops.push_token(&mut self.stream, self.tokenizer, id),
+            None => self.stops.push(&self.stream.finish()),
         };
-        let text = match self.stops.push(&piece) {
+        let text = match made {
             Stopped::At(text, _) => {
                 (self.stopped, self.over) = (true, true);
                 text

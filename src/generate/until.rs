@@ -58,7 +58,7 @@ impl<'a> Until<'a> {
 pub enum Finish {
     /// One of [`Until::eos_token_ids`] was generated; it is the last id.
     Eos,
-    /// A stop string was generated. The last ids hold it, the text does not.
+    /// A stop string was generated, or the special token that it names. The last ids hold it, the text does not.
     StopString,
     /// [`Until::max_new_tokens`] were generated.
     Length,

@@ -156,6 +156,8 @@ struct Seen {
     ids: Vec<u32>,
     text: String,
     forbidden: Option<u32>,
+    /// After so many tokens only this one can be chosen; beyond the vocabulary: none.
+    instead: Option<(usize, u32)>,
 }
 
 unsafe extern "C" fn on_token(user: *mut c_void, id: u32, logprob: f32) -> i32 {
@@ -172,10 +174,14 @@ unsafe extern "C" fn on_text(user: *mut c_void, piece: *const c_char, n: usize) 
     i32::from(seen.text.contains("ANTONIO"))
 }
 
-unsafe extern "C" fn on_logits(user: *mut c_void, logits: *mut f32, n: usize, _: *const u32, _: usize) {
+unsafe extern "C" fn on_logits(user: *mut c_void, logits: *mut f32, n: usize, _: *const u32, n_generated: usize) {
     // SAFETY: the test passes a `Seen`; there are n logits.
     let (seen, logits) = unsafe { (&mut *user.cast::<Seen>(), std::slice::from_raw_parts_mut(logits, n)) };
     seen.forbidden.into_iter().for_each(|id| logits[id as usize] = f32::NEG_INFINITY);
+    if let Some((_, id)) = seen.instead.filter(|(after, _)| *after == n_generated) {
+        let others = logits.iter_mut().enumerate().filter(|(other, _)| *other != id as usize);
+        others.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
+    }
 }
 
 #[test]
@@ -228,6 +234,15 @@ fn it_generates() {
     let held = DogeGenerateOptions { user: (&raw mut seen).cast(), max_new_tokens: 4, ..stopped };
     let (few, finish) = generate(&held, 100);
     assert_eq!((few, finish, seen.text.as_str()), (ANSWER[..4].to_vec(), DogeFinish::Length as i32, "\n[Enter "));
+
+    // A special token adds no text to look in; its name stops at it, and what was held back comes out.
+    let stops = [c"[Exit".as_ptr(), c"<|start_header_id|>".as_ptr()];
+    let mut seen = Seen { instead: Some((2, 2)), ..Seen::default() };
+    let named =
+        DogeGenerateOptions { user: (&raw mut seen).cast(), on_logits: Some(on_logits), stop_strings: stops.as_ptr(), ..stopped };
+    let (ids, finish) = generate(&named, 100);
+    assert_eq!((ids, finish), ([&ANSWER[..2], &[2]].concat(), DogeFinish::StopString as i32));
+    assert_eq!(seen.text, "\n[");
 
     let mut seen = Seen { forbidden: Some(ANSWER[0]), ..Seen::default() };
     let hooked = DogeGenerateOptions { user: (&raw mut seen).cast(), on_logits: Some(on_logits), ..default };

@@ -54,7 +54,7 @@ pub struct SamplingOptions {
     /// Seed of the draws [default: another one each time]
     #[arg(short, long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Text at which to stop, not part of the output (repeatable)
+    /// Text at which to stop, not part of the output; the name of a special token stops at that token (repeatable)
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
     /// Forbid the tokens that end a text
