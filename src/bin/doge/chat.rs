@@ -189,9 +189,8 @@ impl<'a> Chat<'a> {
         if self.args.output.verbose {
             report::faint(format_args!("ended by: {}", finish.map_or("error", Finish::name)));
         }
-        let cut_off = sampling.cut_off(finish, config, self.args.sequence.session_options().ctx_size);
-        if let Some(why) = cut_off.filter(|_| !self.args.output.quiet) {
-            report::note(why);
+        if !self.args.output.quiet {
+            sampling.note_early_end(finish, config, self.args.sequence.session_options().ctx_size);
         }
         if finish == Some(Finish::Eos) {
             generated.pop(); // the template writes it

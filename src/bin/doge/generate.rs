@@ -126,12 +126,11 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     } else {
         output.end_line()?;
     }
-    let cut_off = args.sampling.cut_off(finish, config, args.sequence.session_options().ctx_size);
-    if let Some(why) = cut_off.filter(|_| !args.output.quiet) {
-        report::note(why);
-    }
-    if !args.output.quiet && !args.json {
-        report::timings(engine.load, &timings);
+    if !args.output.quiet {
+        args.sampling.note_early_end(finish, config, args.sequence.session_options().ctx_size);
+        if !args.json {
+            report::timings(engine.load, &timings);
+        }
     }
     Ok(if finish == Some(Finish::Cancelled) { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }

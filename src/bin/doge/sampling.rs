@@ -9,7 +9,10 @@ use clap::Args;
 use doge_engine::{Error, Finish, GenerationConfig, Sampler, SamplingSettings, StopStrings};
 use serde_json::{json, Value};
 
-use crate::{failure::Failure, report::decimal};
+use crate::{
+    failure::Failure,
+    report::{self, decimal},
+};
 
 /// How tokens are chosen, and when to stop.
 ///
@@ -78,8 +81,12 @@ impl SamplingOptions {
         }
     }
 
-    /// What ended the text too early and can be changed, in words; `None` if nothing did. `ctx_size`: tokens of the context.
-    pub fn cut_off(&self, finish: Option<Finish>, config: &GenerationConfig, ctx_size: usize) -> Option<String> {
+    /// A note of what ended the text too early, if anything did that can be changed. `ctx_size`: tokens of the context.
+    pub fn note_early_end(&self, finish: Option<Finish>, config: &GenerationConfig, ctx_size: usize) {
+        self.early_end(finish, config, ctx_size).into_iter().for_each(report::note);
+    }
+
+    fn early_end(&self, finish: Option<Finish>, config: &GenerationConfig, ctx_size: usize) -> Option<String> {
         let counts_new_tokens = self.n_predict.is_some() || config.max_new_tokens.is_some();
         match (finish?, config.max_length) {
             (Finish::ContextFull, _) => {
