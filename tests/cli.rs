@@ -177,6 +177,27 @@ fn stop_strings_end_the_text_and_are_no_part_of_it() {
     assert!(stderr(&chat).contains("ended by: stop_string"), "{}", stderr(&chat));
 }
 
+/// Only one token can be chosen, and the penalties forbid it a second time.
+#[test]
+fn what_was_made_before_an_error_is_shown() {
+    let others = (0..4096).filter(|&id| id != 63).flat_map(|id| ["--logit-bias".to_string(), format!("{id}=-inf")]);
+    let others: Vec<String> = others.collect();
+    let penalties = ["-q", "--stop", "[Exit", "--presence-penalty", "3e38", "--frequency-penalty", "3e38"];
+    let args: Vec<&str> = others.iter().map(String::as_str).chain(penalties).collect();
+    let output = run(&[&["generate", "-p", "ROMEO.\n"], &args[..]].concat());
+    assert_eq!((output.status.code(), stdout(&output)), (Some(1), "["), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no token to choose"), "{}", stderr(&output));
+
+    let output = run(&[&["generate", "-p", "ROMEO.\n", "--json"], &args[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let got: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&got["text"], &got["ids"], &got["finish"]), (&"[".into(), &serde_json::json!([63]), &Value::Null));
+    assert_eq!(stderr(&output), format!("error: {}\n", got["error"].as_str().unwrap()));
+
+    let output = run_with_stdin(&[&["chat"], &args[..]].concat(), b"Who art thou?\n");
+    assert_eq!((output.status.code(), stdout(&output)), (Some(1), "[\n"), "{}", stderr(&output));
+}
+
 #[test]
 fn logit_bias_and_context_act() {
     // 203 is the newline that every greedy answer to this prompt begins with.

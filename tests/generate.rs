@@ -251,3 +251,11 @@ fn a_stop_string_may_name_a_special_token() {
     assert_eq!((pieces.into_iter().map(Result::unwrap).collect::<String>().as_str(), ids.len()), ("\n[", 3));
     assert_eq!(ended, Some(Finish::StopString));
 }
+
+#[test]
+fn text_that_was_held_back_comes_before_an_error() {
+    let (mut pieces, ids, finish) = text_with(None, &["[Exit"]);
+    assert!(matches!(pieces.pop(), Some(Err(Error::NonFiniteValue { .. }))));
+    assert_eq!(pieces.into_iter().map(Result::unwrap).collect::<Vec<_>>(), ["\n", "["]);
+    assert_eq!((ids, finish), (ANSWER[..2].to_vec(), None));
+}

@@ -192,10 +192,10 @@ unsafe fn generate(
         });
     }
     let mut text = Text { on_text: options.on_text, user: options.user, stream: TextStream::new(true), stops, over: false };
-    let (mut cancelled, mut stopped) = (false, false);
+    let (mut cancelled, mut stopped, mut failed) = (false, false, None);
     while !cancelled && !stopped {
         let Some(id) = generation.next() else { break };
-        let id = id?;
+        let Ok(id) = id.map_err(|error| failed = Some(error)) else { break };
         if let Some(place) = generation.ids().len().checked_sub(1).and_then(|at| ids.get_mut(at)) {
             *place = id;
         }
@@ -219,6 +219,10 @@ unsafe fn generate(
         let rest = text.stops.finish();
         // SAFETY: as above.
         unsafe { text.give(&rest) };
+    }
+    // Only now: the text that was held back is the caller's, whatever came after it.
+    if let Some(error) = failed {
+        return Err(error.into());
     }
     if cancelled {
         generation.cancel();

@@ -3,11 +3,11 @@
 use std::{ops::ControlFlow, time::Instant};
 
 use super::{Finish, Generation, Timings};
-use crate::{Result, StopStrings, Stopped, TextStream, TokenLogprob, Tokenizer};
+use crate::{Error, Result, StopStrings, Stopped, TextStream, TokenLogprob, Tokenizer};
 
 /// A [`Generation`] that gives text: an iterator over pieces of it, none of them empty. A piece holds whole characters
 /// only, and nothing that may turn out to be part of a stop string. Special tokens add no text; one that a stop string names
-/// ends it.
+/// ends it. An error comes last, after the text that was held back.
 #[derive(Debug)]
 pub struct TextGeneration<'a> {
     generation: Generation<'a>,
@@ -15,6 +15,8 @@ pub struct TextGeneration<'a> {
     stream: TextStream,
     stops: StopStrings,
     over: bool,
+    /// What ended it, until it is given out.
+    error: Option<Error>,
     /// Set when a stop string ends the text; the tokens went on as if there were none.
     stopped: bool,
     detokenising: std::time::Duration,
@@ -25,7 +27,8 @@ impl<'a> TextGeneration<'a> {
     pub fn new(generation: Generation<'a>, tokenizer: &'a Tokenizer, stops: StopStrings) -> Self {
         let stream = TextStream::new(true);
         let detokenising = std::time::Duration::ZERO;
-        TextGeneration { generation, tokenizer, stream, stops, over: false, stopped: false, detokenising }
+        let (over, error, stopped) = Default::default();
+        TextGeneration { generation, tokenizer, stream, stops, over, error, stopped, detokenising }
     }
 
     /// The ids generated so far, those of an end token or a stop string included.
@@ -124,13 +127,10 @@ impl Iterator for TextGeneration<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         while !self.over {
             let id = match self.generation.next() {
-                Some(Err(error)) => {
-                    self.over = true;
-                    return Some(Err(error));
-                }
                 Some(Ok(id)) => Some(id),
-                None => {
+                end => {
                     self.over = true;
+                    self.error = end.and_then(Result::err);
                     None
                 }
             };
@@ -139,6 +139,6 @@ impl Iterator for TextGeneration<'_> {
                 return Some(Ok(text));
             }
         }
-        None
+        self.error.take().map(Err)
     }
 }

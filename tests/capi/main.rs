@@ -274,6 +274,27 @@ fn text_goes_there_and_back() {
     call!(doge_tokenizer_free(tokenizer));
 }
 
+#[test]
+fn text_that_was_held_back_comes_before_an_error() {
+    let (doge, tokenizer) = (Doge::new(), made(|out| call!(doge_tokenizer_embedded(out))));
+    let (stops, mut seen) = ([c"[Exit".as_ptr()], Seen { instead: Some((2, u32::MAX)), ..Seen::default() });
+    let options = DogeGenerateOptions {
+        struct_size: size_of::<DogeGenerateOptions>(),
+        user: (&raw mut seen).cast(),
+        on_text: Some(on_text),
+        on_logits: Some(on_logits),
+        tokenizer,
+        stop_strings: stops.as_ptr(),
+        n_stop_strings: 1,
+        ..zeros()
+    };
+    let (prompt, n) = (PROMPT.as_ptr(), PROMPT.len());
+    assert_ne!(call!(doge_generate(doge.session, prompt, n, &options, null_mut(), 0, null_mut())), DogeStatus::Ok);
+    assert!(last_error().contains("negative infinity"), "{}", last_error());
+    assert_eq!(seen.text, "\n[");
+    call!(doge_tokenizer_free(tokenizer));
+}
+
 /// A kernel by its plain pointer, without a model.
 #[test]
 fn kernels_can_be_had_alone() {

@@ -179,10 +179,9 @@ impl<'a> Chat<'a> {
         let generation = Generation::new(&mut self.session, &mut self.sampler, &self.ids, until)?;
         let mut generation = TextGeneration::new(generation, tokenizer, sampling.stop_strings()?);
         let mut output = Output { streams: true, text: String::new() };
-        for piece in &mut generation {
-            output.push(&piece?)?;
-        }
-        writeln!(stdout()).map_err(Failure::Output)?;
+        let told = generation.try_for_each(|piece| output.push(&piece?));
+        writeln!(stdout()).map_err(Failure::Output)?; // after half an answer too: an error has a line of its own
+        told?;
 
         let (mut generated, finish, timings) = generation.into_parts();
         add(&mut self.timings, &timings);

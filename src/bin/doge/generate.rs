@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{ArgGroup, Args};
-use doge_engine::{model::Session, Finish, Generation, TextGeneration, Timings, Until};
+use doge_engine::{model::Session, Error, Finish, Generation, TextGeneration, Timings, Until};
 use serde_json::{json, Value};
 
 use crate::{
@@ -48,7 +48,7 @@ pub struct GenerateArgs {
     /// Print the text to continue as well
     #[arg(long)]
     pub echo: bool,
-    /// Print one JSON object at the end: text, ids, why it ended, timings, settings
+    /// Print one JSON object at the end: text, ids, why it ended (or the error that ended it), timings, settings
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -106,8 +106,12 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     if args.echo {
         output.push(&prompt)?;
     }
+    let mut failed = None;
     for piece in &mut generation {
-        output.push(&piece?)?;
+        match piece {
+            Ok(piece) => output.push(&piece)?,
+            Err(error) => failed = Some(error), // the last that comes: what was made is shown first
+        }
     }
     let (generated, finish, timings) = generation.into_parts();
 
@@ -119,12 +123,16 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
             "text": output.text,
             "ids": generated,
             "finish": finish.map(Finish::name),
+            "error": failed.as_ref().map(Error::to_string),
             "timings": timings_json(engine.load, &timings),
             "settings": settings,
         });
         writeln!(stdout(), "{object}").map_err(Failure::Output)?;
     } else {
         output.end_line()?;
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
     }
     if !args.output.quiet {
         args.sampling.note_early_end(finish, config, args.sequence.session_options().ctx_size);
