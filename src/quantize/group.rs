@@ -22,7 +22,8 @@ struct Range {
 }
 
 const INT8: Range = Range { low: -127.0, high: 127.0, reach: 120.0..=127.4, steps: 12, both_signs: false };
-const INT4: Range = Range { low: -8.0, high: 7.0, reach: 5.8..=9.1, steps: 15, both_signs: true };
+// 15 steps instead of 30 miss better scales: perplexity rises by 1.5 % instead of 1.3.
+const INT4: Range = Range { low: -8.0, high: 7.0, reach: 5.8..=9.1, steps: 30, both_signs: true };
 
 /// The group nearest to `x` in the sum of squares, among the scales tried.
 ///
