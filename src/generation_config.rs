@@ -6,12 +6,11 @@ use serde_json::{Map, Value};
 
 use crate::model::Config;
 use crate::sampler::SamplingSettings;
-use crate::text_file::read_text;
+use crate::text_file::{parse_json, read_text, MAX_CONFIG_BYTES};
 use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-const MAX_BYTES: u64 = 16 << 20;
 
 /// Settings that change what transformers generates and that this engine does not have, each with the value at which
 /// it does nothing. See [`GenerationConfig::unsupported`].
@@ -86,8 +85,8 @@ impl GenerationConfig {
     /// [`Error::BadFile`] and [`Error::Io`] if it cannot be read.
     pub fn from_folder(folder: &Path) -> Result<GenerationConfig> {
         let (config_path, generation_path) = (folder.join(CONFIG), folder.join(GENERATION_CONFIG));
-        let config = read_text(&config_path, MAX_BYTES)?;
-        let generation = read_text(&generation_path, MAX_BYTES)?;
+        let config = read_text(&config_path, MAX_CONFIG_BYTES)?;
+        let generation = read_text(&generation_path, MAX_CONFIG_BYTES)?;
         GenerationConfig::from_sources(
             config.as_deref().map(|text| (config_path.as_path(), text)),
             generation.as_deref().map(|text| (generation_path.as_path(), text)),
@@ -186,7 +185,7 @@ struct JsonFile<'a> {
 
 impl<'a> JsonFile<'a> {
     fn parse(path: &'a Path, text: &str) -> Result<JsonFile<'a>> {
-        match serde_json::from_str(text) {
+        match parse_json(text.as_bytes()) {
             Ok(object) => Ok(JsonFile { path, object }),
             Err(e) => Err(Error::BadConfig { path: path.to_owned(), why: format!("not a JSON object: {e}") }),
         }

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{ErrorKind, Read},
     ops::{Deref, DerefMut},
     path::Path,
     sync::Arc,
@@ -82,6 +82,20 @@ enum Bytes {
     },
     Memory(Vec<u8>),
     Static(&'static [u8]),
+}
+
+/// Is there anything at `path`? A link that leads nowhere is something: who opens it then hears what is wrong with it, where
+/// "no such file" would send him to another.
+///
+/// # Errors
+/// [`Error::Io`] if that cannot be told.
+pub(crate) fn is_there(path: &Path) -> Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        // The last: a name that no file can have, with a zero byte in it.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput) => Ok(false),
+        Err(source) => Err(Error::Io { path: path.to_path_buf(), source }),
+    }
 }
 
 /// A regular file, for reading.

@@ -81,6 +81,7 @@ fn wrong_types_and_values_are_named() {
         ("[]", "object"),
         ("{", "object"),
         (r#"{"temperature": NaN}"#, "object"),
+        ("\u{feff}{}", "byte order mark"),
     ] {
         let error = read("{}", json).unwrap_err();
         assert!(
@@ -97,6 +98,9 @@ fn absurd_files_are_refused_before_they_are_read() {
     let file = std::fs::File::create(folder.path().join("config.json")).unwrap();
     file.set_len(1 << 40).unwrap();
     assert!(matches!(GenerationConfig::from_folder(folder.path()), Err(Error::BadFile { .. })));
+    // The loader's limit for the same file.
+    file.set_len((1 << 20) + 1).unwrap();
+    assert!(matches!(GenerationConfig::from_folder(folder.path()), Err(Error::BadFile { .. })));
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
     std::fs::create_dir(folder.path().join("config.json")).unwrap();
     let not_a_file =
@@ -108,5 +112,9 @@ fn absurd_files_are_refused_before_they_are_read() {
         std::fs::remove_dir(folder.path().join("config.json")).unwrap();
         std::os::unix::fs::symlink("/dev/null", folder.path().join("config.json")).unwrap();
         assert!(not_a_file());
+        std::fs::remove_file(folder.path().join("config.json")).unwrap();
+        // Nor is a link to nothing the same as no file.
+        std::os::unix::fs::symlink("gone", folder.path().join("generation_config.json")).unwrap();
+        assert!(matches!(GenerationConfig::from_folder(folder.path()), Err(Error::Io { .. })));
     }
 }

@@ -100,6 +100,28 @@ fn without_refs_the_newest_snapshot_and_a_note() {
     }
 }
 
+/// What is there and cannot be read is not passed over for something else.
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_is_named() {
+    let cache = tempfile::tempdir().unwrap();
+    fill(cache.path(), &[COMMIT], None);
+    let refs = cache.path().join("models--owner--name/refs");
+    fs::create_dir(&refs).unwrap();
+    std::os::unix::fs::symlink("gone", refs.join("main")).unwrap();
+    let found = resolve("owner/name", None, &cache_at(cache.path()));
+    assert!(matches!(&found, Err(Error::Io { path, .. }) if path.ends_with("refs/main")), "{found:?}");
+    fs::remove_file(refs.join("main")).unwrap();
+    fs::create_dir(refs.join("main")).unwrap();
+    let found = resolve("owner/name", None, &cache_at(cache.path()));
+    assert!(matches!(&found, Err(Error::BadFile { path, .. }) if path.ends_with("refs/main")), "{found:?}");
+
+    // A path that leads nowhere is a path: opening it says what is wrong.
+    let link = cache.path().join("link");
+    std::os::unix::fs::symlink("gone", &link).unwrap();
+    assert_eq!(resolve(link.to_str().unwrap(), None, &Environment::default()).unwrap().path, link);
+}
+
 #[test]
 fn what_is_not_there() {
     let cache = tempfile::tempdir().unwrap();

@@ -10,7 +10,10 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{model::archive, Error, Result};
+use crate::{mapped::is_there, model::archive, text_file::read_text, Error, Result};
+
+/// A file in refs/ holds a commit's name.
+const MAX_REF_BYTES: u64 = 1 << 10;
 
 /// The variables that huggingface_hub reads, as values: so nothing here depends on the process's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,10 +97,10 @@ pub struct Resolved {
 ///
 /// # Errors
 /// [`Error::ModelNotFound`] that says where it looked and what would fetch it; [`Error::BadArgument`] for a revision of
-/// something that has none.
+/// something that has none; [`Error::Io`] and [`Error::BadFile`] if what should tell cannot be read.
 pub fn resolve(name: &str, revision: Option<&str>, environment: &Environment) -> Result<Resolved> {
     let path = Path::new(name);
-    if path.exists() {
+    if is_there(path)? {
         if revision.is_some() {
             let why = format!("'{name}' is a path on this machine; only owner/name has revisions");
             return Err(Error::BadArgument { what: "revision", why });
@@ -148,9 +151,9 @@ impl<'a> Repository<'a> {
         }
 
         let wanted = revision.unwrap_or("main");
-        let commit = match fs::read_to_string(folder.join("refs").join(wanted)) {
-            Ok(commit) => Some(commit.trim().to_string()),
-            Err(_) => Some(wanted.to_string()).filter(|wanted| is_commit(wanted)),
+        let commit = match read_text(&folder.join("refs").join(wanted), MAX_REF_BYTES)? {
+            Some(commit) => Some(commit.trim().to_string()),
+            None => Some(wanted.to_string()).filter(|wanted| is_commit(wanted)),
         };
         // What refs/ says is a name in snapshots/, not a path.
         if let Some(path) = commit.filter(|commit| is_commit(commit)).map(|commit| snapshots.join(commit)) {

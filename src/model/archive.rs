@@ -8,14 +8,17 @@ use std::{
 
 use serde_json::Value;
 
-use super::{
-    json::read_json,
-    shard::{self, FileInfo, Stored},
+use super::shard::{self, FileInfo, Stored};
+use crate::{
+    mapped::{is_there, Mapped},
+    text_file::{parse_json, read_bytes},
+    Error, Result,
 };
-use crate::{mapped::Mapped, Error, Result};
 
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// The index of a Doge of 32 layers has some 50 kB.
+const MAX_INDEX_BYTES: u64 = 16 << 20;
 
 /// The tensors, and the files they are in.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ impl Archive {
             return Self::single(path, mmap);
         }
         let (single, index) = (path.join(SINGLE), path.join(INDEX));
-        match (single.exists(), index.exists()) {
+        match (is_there(&single)?, is_there(&index)?) {
             // As transformers does: the single file wins.
             (true, _) => Self::single(&single, mmap),
             (false, true) => Self::sharded(path, &index, mmap),
@@ -99,8 +102,8 @@ pub(crate) fn shards(index: &Path) -> Result<BTreeSet<String>> {
 /// Tensor name to shard name.
 fn weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
     let bad = |why: String| Error::BadFile { path: index.to_path_buf(), why };
-    let text = read_json(index)?;
-    let json: Value = serde_json::from_slice(&text).map_err(|error| bad(format!("is not JSON: {error}")))?;
+    let text = read_bytes(index, MAX_INDEX_BYTES)?.ok_or_else(|| bad("is not there".into()))?;
+    let json: Value = parse_json(&text).map_err(|why| bad(format!("is not JSON: {why}")))?;
     let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
         return Err(bad("has no object 'weight_map'".into()));
     };

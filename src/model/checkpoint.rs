@@ -5,13 +5,18 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use super::{
     archive::Archive,
     convert,
-    json::{read_json, Object},
+    json::Object,
     schema::{self, Hold, Row},
     shard::{FileInfo, Stored},
     weights::Source,
     Config, LoadOptions, Names, Variant, Weights,
 };
-use crate::{mapped::Mapped, matrix_bytes, quantize, Dtype, Error, Result, Tensor};
+use crate::{
+    mapped::{is_there, Mapped},
+    matrix_bytes, quantize,
+    text_file::{read_bytes, MAX_CONFIG_BYTES},
+    Dtype, Error, Result, Tensor,
+};
 
 /// A tensor as it stands in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,17 +125,16 @@ impl Opened {
     /// As [`Checkpoint::load`].
     pub fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
         let not_found = |why: &str| Error::ModelNotFound { name: path.display().to_string(), why: why.into() };
-        // What cannot be looked at may well be there.
-        let exists = |path: &Path| path.try_exists().map_err(|source| Error::Io { path: path.to_owned(), source });
-        if !exists(path)? {
+        if !is_there(path)? {
             return Err(not_found("no such file or folder"));
         }
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let is_folder = path.metadata().map_err(|source| Error::Io { path: path.to_owned(), source })?.is_dir();
+        let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
         let config_path = folder.join("config.json");
-        if !exists(&config_path)? {
+        let Some(config) = read_bytes(&config_path, MAX_CONFIG_BYTES)? else {
             return Err(not_found("no config.json there (a .safetensors file needs it beside it)"));
-        }
-        let json = Object::parse(&read_json(&config_path)?, &config_path)?;
+        };
+        let json = Object::parse(&config, &config_path)?;
         // The config first: a bad one must not cost the reading of a gigabyte.
         let config = Config::from_object(&json)?;
         Self::of_archive(&json, config, Archive::open(path, options.mmap)?, options)

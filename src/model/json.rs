@@ -7,27 +7,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
-
-/// Far above any config or shard index, far below what would hurt.
-const MAX_JSON_BYTES: u64 = 64 << 20;
-
-/// Reads a JSON file of a checkpoint whole.
-///
-/// # Errors
-/// [`Error::BadConfig`] if it is not a regular file or absurdly large, [`Error::Io`] if it cannot be read.
-pub(crate) fn read_json(path: &Path) -> Result<Vec<u8>> {
-    let io = |source| Error::Io { path: path.to_path_buf(), source };
-    let bad = |why: String| Error::BadConfig { path: path.to_path_buf(), why };
-    let metadata = std::fs::metadata(path).map_err(io)?;
-    if !metadata.is_file() {
-        return Err(bad("is not a file".into()));
-    }
-    if metadata.len() > MAX_JSON_BYTES {
-        return Err(bad(format!("is {} bytes long; {MAX_JSON_BYTES} is the limit", metadata.len())));
-    }
-    std::fs::read(path).map_err(io)
-}
+use crate::{text_file::parse_json, Error, Result};
 
 /// A JSON object and where it stands. A key whose value is `null` counts as absent.
 pub(crate) struct Object {
@@ -40,7 +20,7 @@ pub(crate) struct Object {
 impl Object {
     pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
         let bad = |why: String| Error::BadConfig { path: path.to_path_buf(), why };
-        match serde_json::from_slice(text) {
+        match parse_json(text) {
             Ok(Value::Object(map)) => Ok(Object { path: path.to_path_buf(), prefix: String::new(), map }),
             Ok(other) => Err(bad(format!("expected a JSON object, found {}", describe(&other)))),
             Err(error) => Err(bad(format!("is not JSON: {error}"))),

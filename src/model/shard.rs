@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value};
 
-use crate::{mapped::Mapped, quantize::Packed, Dtype, Error, Float, Result};
+use crate::{mapped::Mapped, quantize::Packed, text_file::parse_json, Dtype, Error, Float, Result};
 
 /// A Doge of 32 layers has a header of 100 kB.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
@@ -120,7 +120,7 @@ fn header(bytes: &[u8]) -> Result<(Map<String, Value>, usize), String> {
     let Some(header) = rest.get(..length) else {
         return Err(format!("its header claims {length} bytes, {} follow: the file is truncated", rest.len()));
     };
-    match serde_json::from_slice(header) {
+    match parse_json(header) {
         Ok(Value::Object(map)) => Ok((map, 8 + length)),
         Ok(_) => Err("its header is not a JSON object".into()),
         Err(error) => Err(format!("its header is not JSON: {error}")),

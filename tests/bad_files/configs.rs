@@ -37,10 +37,14 @@ fn configs_that_are_none() {
     refuse_text("Python's NaN", &["config.json", "not JSON"], b"{\"rms_norm_eps\": NaN}");
     refuse_text("a number beyond f64", &["config.json", "not JSON"], b"{\"rms_norm_eps\": 1e999}");
     refuse_text("nested 10000 deep", &["config.json", "not JSON"], "{\"a\":".repeat(10_000).as_bytes());
-    refuse("a folder", BadConfig, &["config.json", "not a file"], |folder| {
+    refuse_text("a byte order mark", &["config.json", "byte order mark"], b"\xef\xbb\xbf{}");
+    refuse("a folder", BadFile, &["config.json", "not a file"], |folder| {
         Maker::dense().write(folder);
         fs::remove_file(folder.join("config.json")).unwrap();
         fs::create_dir(folder.join("config.json")).unwrap();
+    });
+    refuse("a megabyte", BadFile, &["config.json", "larger than"], |folder| {
+        Maker::dense().set("padding", "x".repeat(1 << 20)).write(folder);
     });
 }
 

@@ -37,9 +37,14 @@ fn indexes_that_are_none() {
     refuse("weight_map a list", BadFile, &[INDEX, "weight_map"], text("{\"weight_map\": [\"a.safetensors\"]}"));
     refuse("weight_map empty", MissingTensor, &["self_attn.A"], text("{\"weight_map\": {}}"));
     refuse("file name a number", BadFile, &[INDEX, "culprit", "7"], text("{\"weight_map\": {\"culprit\": 7}}"));
-    refuse("a folder", BadConfig, &[INDEX, "not a file"], |folder| {
+    refuse("a byte order mark", BadFile, &[INDEX, "byte order mark"], text("\u{feff}{}"));
+    refuse("a folder", BadFile, &[INDEX, "not a file"], |folder| {
         Maker::dense().write_shards(folder);
         fs::create_dir(folder.join(INDEX)).unwrap();
+    });
+    refuse("a large one", BadFile, &[INDEX, "larger than"], |folder| {
+        Maker::dense().write_shards(folder);
+        fs::File::create(folder.join(INDEX)).unwrap().set_len((16 << 20) + 1).unwrap();
     });
 }
 
@@ -108,6 +113,27 @@ fn indexes_that_lie() {
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() - 1]).unwrap();
     });
+}
+
+/// A link to nothing is told of, not passed over for the next that could be meant.
+#[cfg(unix)]
+#[test]
+fn links_to_nothing_are_named() {
+    use std::os::unix::fs::symlink;
+    for name in ["config.json", "model.safetensors", INDEX] {
+        refuse(name, Io, &[name], |folder| {
+            Maker::dense().write_shards(folder);
+            let _ = fs::remove_file(folder.join(name));
+            symlink("nothing", folder.join(name)).unwrap();
+        });
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("link.safetensors");
+    Maker::dense().write_config(folder.path());
+    symlink("nothing", &link).unwrap();
+    super::refuse_path("the model itself", Io, &["link.safetensors"], &link);
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    super::refuse_path("the model itself, alone", Io, &["link.safetensors"], &link);
 }
 
 /// The Hugging Face cache is made of links out of the snapshot's folder.

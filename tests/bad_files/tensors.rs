@@ -47,6 +47,7 @@ fn files_that_are_none() {
     refuse_bytes("header length 2^63", BadFile, &[file], [&(1u64 << 63).to_le_bytes()[..], &[b' '; 92]].concat());
     refuse_bytes("header beyond the file", BadFile, &[file, "truncated"], [&1000u64.to_le_bytes()[..], b"{}"].concat());
     refuse_bytes("header not JSON", BadFile, &[file, "not JSON"], file_of("{\"a\": ", b""));
+    refuse_bytes("header with a byte order mark", BadFile, &[file, "byte order mark"], file_of("\u{feff}{}", b""));
     refuse_bytes("header not UTF-8", BadFile, &[file, "not JSON"], [&4u64.to_le_bytes()[..], b"{\"\xff\""].concat());
     refuse_bytes("header a list", BadFile, &[file, "object"], file_of("[1, 2]", b""));
     refuse_bytes("header nested 10000 deep", BadFile, &[file], file_of(&"[".repeat(10_000), b""));
