@@ -259,6 +259,50 @@ fn nothing_is_written_over() {
     load(other.path(), None);
 }
 
+/// Neither a pipe, whose reader waits for a writer, nor a link in the folder is opened.
+#[cfg(unix)]
+#[test]
+fn what_stands_in_the_folder_is_not_followed() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2_gqa");
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("config.json");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let refused = quantize::write(&source, Dtype::Int8, folder.path()).unwrap_err();
+    assert!(matches!(&refused, Error::BadArgument { why, .. } if why.contains("there already")), "{refused}");
+    fs::remove_file(&pipe).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &pipe).unwrap();
+    let refused = quantize::write(&source, Dtype::Int8, folder.path()).unwrap_err();
+    assert!(matches!(&refused, Error::BadArgument { why, .. } if why.contains("there already")), "{refused}");
+    fs::remove_file(&pipe).unwrap();
+
+    let elsewhere = folder.path().join("elsewhere");
+    fs::write(&elsewhere, "mine").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, folder.path().join(quantize::UNFINISHED)).unwrap();
+    quantize::write(&source, Dtype::Int8, folder.path()).unwrap();
+    assert_eq!(fs::read_to_string(elsewhere).unwrap(), "mine");
+    load(folder.path(), None);
+}
+
+/// A companion that cannot be read is an error: without it the new checkpoint would be another.
+#[cfg(unix)]
+#[test]
+fn a_companion_that_leads_nowhere_is_not_left_out() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2_gqa");
+    let (source, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(golden.join(name), source.path().join(name)).unwrap();
+    }
+    for target in ["gone", "tokenizer.json"] {
+        std::os::unix::fs::symlink(target, source.path().join("tokenizer.json")).unwrap();
+        let refused = quantize::write(source.path(), Dtype::Int8, folder.path()).unwrap_err();
+        assert!(matches!(&refused, Error::Io { path, .. } if path.ends_with("tokenizer.json")), "{refused}");
+        fs::remove_file(source.path().join("tokenizer.json")).unwrap();
+    }
+    fs::File::create(source.path().join("tokenizer.json")).unwrap().set_len(1 << 40).unwrap();
+    let refused = quantize::write(source.path(), Dtype::Int8, folder.path()).unwrap_err();
+    assert!(matches!(&refused, Error::BadFile { path, .. } if path.ends_with("tokenizer.json")), "{refused}");
+}
+
 /// Sum of the squared errors of a quantised matrix.
 fn squared_error(dtype: Dtype, x: &[f32], cols: usize) -> f64 {
     let shape = [x.len() / cols, cols];

@@ -4,14 +4,14 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufWriter, ErrorKind, Read, Write},
+    io::{BufWriter, Read, Write},
     path::{Path, PathBuf},
 };
 
 use serde_json::{json, Map, Value};
 
 use crate::{
-    mapped::open_file,
+    mapped::{is_there, open_file},
     matrix_bytes,
     model::{
         archive::{INDEX, SINGLE},
@@ -19,6 +19,7 @@ use crate::{
         schema::{self, Hold, Row},
         LoadOptions,
     },
+    text_file::read_bytes,
     Dtype, Error, Layout, Result,
 };
 
@@ -40,6 +41,9 @@ const COMPANIONS: [&str; 7] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
+
+/// The tokenizer is the largest, and has this limit.
+const MAX_COMPANION_BYTES: u64 = 256 << 20;
 
 /// What the metadata of a quantised file says of its U8 tensors.
 #[derive(Debug)]
@@ -114,7 +118,11 @@ pub fn write(source: &Path, dtype: Dtype, folder: &Path) -> Result<usize> {
     // Under its name only when all is there.
     let (target, unfinished) = (folder.join(SINGLE), folder.join(UNFINISHED));
     let written = || -> Result<usize> {
-        let mut out = BufWriter::new(File::create(&unfinished).map_err(io(&unfinished))?);
+        // What an earlier run left, or somebody put there: written into, a pipe would wait for a reader, a link lead elsewhere.
+        if is_there(&unfinished)? {
+            std::fs::remove_file(&unfinished).map_err(io(&unfinished))?;
+        }
+        let mut out = BufWriter::new(File::create_new(&unfinished).map_err(io(&unfinished))?);
         out.write_all(&header).map_err(io(&unfinished))?;
         for entry in &entries {
             let bytes = opened.bytes(entry.row, &entry.name, &entry.shape, &options)?;
@@ -154,19 +162,21 @@ fn companions(from: &Path, folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut companions = Vec::new();
     for name in COMPANIONS {
         let (source, path) = (from.join(name), folder.join(name));
-        let mut file = match open_file(&source) {
-            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => continue,
-            file => file?,
-        };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io(&source))?;
-        match std::fs::read(&path) {
-            Ok(there) if there == bytes => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => companions.push((path, bytes)),
-            Ok(_) | Err(_) => return Err(taken(&path)),
+        let Some(bytes) = read_bytes(&source, MAX_COMPANION_BYTES)? else { continue };
+        if !is_there(&path)? {
+            companions.push((path, bytes));
+        } else if !holds(&path, &bytes) {
+            return Err(taken(&path));
         }
     }
     Ok(companions)
+}
+
+/// Is `path` a file of exactly these bytes?
+fn holds(path: &Path, bytes: &[u8]) -> bool {
+    let mut there = Vec::new();
+    let read = open_file(path).map(|file| file.take(bytes.len() as u64 + 1).read_to_end(&mut there));
+    matches!(read, Ok(Ok(_))) && there == bytes
 }
 
 /// Tiles first, whose size is a multiple of [`ALIGN`], so that all of them stand at one.
