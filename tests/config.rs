@@ -86,6 +86,7 @@ fn num_keys_is_the_floor_of_the_root() {
     }
     // Dense: whatever stands there is dead.
     read(json!({"num_experts": 1, "num_experts_per_tok": 64}));
+    assert_eq!(read(json!({"num_experts": 0, "num_experts_per_tok": 0})).num_keys(), 0);
 }
 
 #[test]

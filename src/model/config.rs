@@ -158,8 +158,9 @@ impl Config {
             keep_window_size: window.unwrap_or(default.keep_window_size),
             sliding_window: json.size("sliding_window", 1..=MAX_COUNT)?,
             is_moe: flag("is_moe")?,
-            num_experts: count("num_experts", if is_doge2 { 4096 } else { default.num_experts })?,
-            num_experts_per_tok: count("num_experts_per_tok", default.num_experts_per_tok)?,
+            // Whether there are any, the tensors decide.
+            num_experts: json.size("num_experts", 0..=MAX_COUNT)?.unwrap_or(if is_doge2 { 4096 } else { default.num_experts }),
+            num_experts_per_tok: json.size("num_experts_per_tok", 0..=MAX_COUNT)?.unwrap_or(default.num_experts_per_tok),
             norm_topk_prob: flag("norm_topk_prob")?,
             bos_token_id: json.token_id("bos_token_id")?,
             eos_token_id: json.token_ids("eos_token_id")?,
@@ -191,6 +192,10 @@ impl Config {
 
     /// The key to blame and why, if the routed experts cannot be as the config says.
     pub(super) fn check_experts(&self) -> Result<(), (&'static str, String)> {
+        let sizes = [("num_experts", self.num_experts), ("num_experts_per_tok", self.num_experts_per_tok)];
+        if let Some((key, size)) = sizes.into_iter().find(|(_, size)| !(1..=MAX_COUNT).contains(size)) {
+            return Err((key, format!("expected 1 to {MAX_COUNT}, found {size}")));
+        }
         let keys = self.num_keys();
         if self.num_experts_per_tok > keys * keys {
             let why = format!(
@@ -218,8 +223,6 @@ impl Config {
             ("max_position_embeddings", self.max_position_embeddings, MAX_COUNT),
             ("keep_window_size", self.keep_window_size, MAX_COUNT),
             ("sliding_window", self.sliding_window.unwrap_or(1), MAX_COUNT),
-            ("num_experts", self.num_experts, MAX_COUNT),
-            ("num_experts_per_tok", self.num_experts_per_tok, MAX_COUNT),
         ];
         if let Some((key, size, max)) = widths.into_iter().find(|(_, size, max)| !(1..=*max).contains(size)) {
             return Err((key, format!("expected 1 to {max}, found {size}")));

@@ -69,7 +69,9 @@ fn wrong_types() {
         for value in
             [json!("8"), json!(8.5), json!(-8), json!(0), json!([8]), json!({}), json!(true), json!(1u64 << 60), json!(u64::MAX)]
         {
-            refuse_key(BadConfig, key, value);
+            if !(key.starts_with("num_experts") && value == 0) {
+                refuse_key(BadConfig, key, value);
+            }
         }
     }
     let flags = ["tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_bias", "is_moe", "norm_topk_prob", "is_causal"];
@@ -121,6 +123,11 @@ fn values_that_make_no_model() {
         refuse(&format!("{per_tok} of {experts}"), BadConfig, &["num_experts_per_tok"], |folder| {
             Maker::moe().set("num_experts", experts).set("num_experts_per_tok", per_tok).write(folder)
         });
+    }
+    for key in ["num_experts", "num_experts_per_tok"] {
+        refuse(key, BadConfig, &[key, "found 0"], |folder| Maker::moe().set(key, 0).write(folder));
+        // Nor where only the tensors tell of experts.
+        refuse(key, BadConfig, &[key, "found 0"], |folder| Maker::moe().set("is_moe", false).set(key, 0).write(folder));
     }
     refuse("2^32 - 1 experts", BadTensor, &["num_experts"], |f| Maker::moe().set("num_experts", u32::MAX).write(f));
 }
