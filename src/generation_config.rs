@@ -136,7 +136,7 @@ impl GenerationConfig {
         let mut made = GenerationConfig {
             bos_token_id: id("bos_token_id")?,
             eos_token_ids: files.iter().find_map(|f| f.ids("eos_token_id").transpose()).transpose()?.unwrap_or_default(),
-            pad_token_id: id("pad_token_id")?,
+            pad_token_id: files.iter().find_map(|file| file.pad_token_id().transpose()).transpose()?,
             ..GenerationConfig::default()
         };
         if let Some(file) = files.first() {
@@ -213,6 +213,15 @@ impl<'a> JsonFile<'a> {
 
     fn id(&self, key: &str) -> Result<Option<u32>> {
         self.get(key, "a token id", as_id)
+    }
+
+    /// Old files have -1 for none.
+    fn pad_token_id(&self) -> Result<Option<u32>> {
+        let key = "pad_token_id";
+        match self.object.get(key).and_then(Value::as_i64) {
+            Some(-1) => Ok(None),
+            _ => self.id(key),
+        }
     }
 
     fn ids(&self, key: &str) -> Result<Option<Vec<u32>>> {

@@ -76,6 +76,9 @@ fn token_ids_are_one_or_many() {
     assert_eq!(read(json!({"eos_token_id": 1})).eos_token_id, [1]);
     assert_eq!(read(json!({"eos_token_id": [128001, 128009]})).eos_token_id, [128001, 128009]);
     assert_eq!(read(json!({"bos_token_id": 0})).bos_token_id, Some(0));
+    // What old configs have for none.
+    assert_eq!(read(json!({"pad_token_id": -1})).pad_token_id, None);
+    assert_eq!(read(json!({"pad_token_id": 3})).pad_token_id, Some(3));
 }
 
 #[test]

@@ -16,6 +16,8 @@ fn ids_are_looked_up_in_both_files() {
     assert_eq!((made.bos_token_id, made.eos_token_ids, made.pad_token_id), (Some(5), vec![1, 473], Some(7)));
     let made = read(r#"{"eos_token_id": [2]}"#, "{}").unwrap();
     assert_eq!((made.bos_token_id, made.eos_token_ids), (None, vec![2]));
+    // What old files have for none.
+    assert_eq!(read(r#"{"pad_token_id": -1}"#, r#"{"pad_token_id": -1}"#).unwrap().pad_token_id, None);
     assert_eq!(GenerationConfig::from_json(None, None).unwrap(), GenerationConfig::default());
     let bard = GenerationConfig::from_folder(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/doge-bard")).unwrap();
     assert_eq!((bard.bos_token_id, bard.eos_token_ids, bard.pad_token_id), (Some(0), vec![1], Some(4)));

@@ -164,7 +164,7 @@ impl Config {
             norm_topk_prob: flag("norm_topk_prob")?,
             bos_token_id: json.token_id("bos_token_id")?,
             eos_token_id: json.token_ids("eos_token_id")?,
-            pad_token_id: json.token_id("pad_token_id")?,
+            pad_token_id: json.pad_token_id()?,
         };
         config.check().map_err(|(key, why)| json.bad(key, why))?;
         Ok(config)

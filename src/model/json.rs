@@ -115,7 +115,16 @@ impl Object {
         id.map(Some).ok_or_else(|| self.wrong(key, "a token id", value))
     }
 
-    /// A list of finite numbers above zero.
+    /// The token that fills up a batch. Old configs have -1 for none.
+    pub fn pad_token_id(&self) -> Result<Option<u32>> {
+        let key = "pad_token_id";
+        match self.get(key).and_then(Value::as_i64) {
+            Some(-1) => Ok(None),
+            _ => self.token_id(key),
+        }
+    }
+
+    /// A list of numbers as [`Object::positive`] has them.
     pub fn positives(&self, key: &str) -> Result<Option<Vec<f64>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let one = |v: &Value| v.as_f64().filter(|x| x.is_finite() && *x > 0.0);

@@ -86,9 +86,12 @@ fn wrong_types() {
         }
     }
     for key in ["bos_token_id", "pad_token_id", "eos_token_id"] {
-        for value in [json!("1"), json!(-1), json!(1.5), json!(1u64 << 32), json!({})] {
+        for value in [json!("1"), json!(-2), json!(1.5), json!(1u64 << 32), json!({})] {
             refuse_key(BadConfig, key, value);
         }
+    }
+    for key in ["bos_token_id", "eos_token_id"] {
+        refuse_key(BadConfig, key, json!(-1));
     }
     for key in ["hidden_act", "model_type"] {
         refuse_key(BadConfig, key, json!(3));
