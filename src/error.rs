@@ -62,7 +62,11 @@ pub enum Error {
     NonFiniteValue { place: String },
 
     /// NaN or infinity came out of layer `layer` (`None`: of the head) for the token at place `step` of the sequence.
-    #[error("non-finite value out of {} for token {step}; load with check_finite to find the weight to blame", out_of(*layer))]
+    #[error(
+        "non-finite value out of {} for token {step}: the weights make numbers too large for f32, or for K and V in f16; \
+         compare the checkpoint with the one it was copied from",
+        out_of(*layer)
+    )]
     NonFinite { layer: Option<usize>, step: usize },
 
     /// The caller cancelled a call. The session holds the first `tokens` tokens of its sequence and can go on from there.

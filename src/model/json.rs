@@ -67,10 +67,12 @@ impl Object {
         value.as_f64().filter(|x| x.is_finite()).map(Some).ok_or_else(|| self.wrong(key, "a finite number", value))
     }
 
-    /// A finite number above zero.
+    /// A number above zero that is one in f32 too.
     pub fn positive(&self, key: &str) -> Result<Option<f64>> {
         match self.number(key)? {
-            Some(x) if x <= 0.0 => Err(self.bad(key, format_args!("expected a number above 0, found {x}"))),
+            Some(x) if !is_positive(x) => {
+                Err(self.bad(key, format_args!("expected a number above 0, within the range of f32, found {x:?}")))
+            }
             other => Ok(other),
         }
     }
@@ -127,10 +129,15 @@ impl Object {
     /// A list of numbers as [`Object::positive`] has them.
     pub fn positives(&self, key: &str) -> Result<Option<Vec<f64>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let one = |v: &Value| v.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+        let one = |v: &Value| v.as_f64().filter(|x| is_positive(*x));
         let list = value.as_array().and_then(|list| list.iter().map(one).collect());
-        list.map(Some).ok_or_else(|| self.wrong(key, "a list of numbers above 0", value))
+        list.map(Some).ok_or_else(|| self.wrong(key, "a list of numbers above 0, within the range of f32", value))
     }
+}
+
+/// What is computed with it is f32: it must not be 0 or infinity there, nor so small that dividing by it gives infinity.
+fn is_positive(x: f64) -> bool {
+    x > 0.0 && (x as f32).is_normal()
 }
 
 /// A value in an error message: never longer than a line.

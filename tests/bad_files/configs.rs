@@ -114,6 +114,11 @@ fn values_that_make_no_model() {
     refuse_key(BadConfig, "rms_norm_eps", json!(1e300));
     refuse_key(BadConfig, "rope_theta", json!(0));
     refuse_key(BadConfig, "rope_theta", json!(-10000.0));
+    for vanishes in [1e-300, 1e-40, 1e39] {
+        refuse_key_as(BadConfig, &["rope_theta", "f32"], "rope_theta", json!(vanishes));
+        let linear = json!({"rope_type": "linear", "factor": vanishes});
+        refuse_key_as(BadConfig, &["factor", "f32"], "rope_parameters", linear);
+    }
     refuse_key_as(BadConfig, &["hidden_act", "gelu_10", "silu"], "hidden_act", json!("gelu_10"));
     refuse_key(BadConfig, "hidden_act", json!(""));
     refuse_key_as(Unsupported, &["model_type", "llama"], "model_type", json!("llama"));
@@ -196,6 +201,7 @@ fn rope_that_cannot_be() {
         (&longrope, "long_factor", json!([1.0])),
         (&longrope, "long_factor", json!([1.0, 2.0, 3.0])),
         (&longrope, "short_factor", json!([1.0, 0.0])),
+        (&longrope, "short_factor", json!([1.0, 1e-300])),
         (&longrope, "short_factor", json!([1.0, "2"])),
         (&longrope, "long_factor", json!(2.0)),
         (&longrope, "original_max_position_embeddings", json!(1)),
