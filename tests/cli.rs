@@ -122,6 +122,14 @@ fn the_text_may_come_from_a_file_or_stdin() {
     for args in [["generate", "-", "-n", "8", "-q"].as_slice(), &["generate", "-f", "-", "-n", "8", "-q"]] {
         assert_eq!(run_with_stdin(args, b"KING.\n").stdout, from_argument.stdout);
     }
+    #[cfg(unix)]
+    {
+        let piped = run_with_stdin(&["generate", "-f", "/dev/stdin", "-n", "8", "-q"], b"KING.\n");
+        assert_eq!(piped.stdout, from_argument.stdout);
+        refused(&run(&["generate", "-f", "/dev/zero"]), 1, "/dev/zero: more than");
+        refused(&run(&["chat", "--chat-template-file", "/dev/zero"]), 1, "/dev/zero: more than");
+        refused(&run(&["perplexity", "/dev/zero"]), 1, "/dev/zero: more than");
+    }
     refused(&run(&["generate", "-f", "no/such/file"]), 1, "no/such/file");
     refused(&run_with_stdin(&["generate", "-"], b"\xff\xfe"), 1, "UTF-8");
 }

@@ -14,6 +14,7 @@ use crate::{
     engine::Engine,
     failure::{Failure, INTERRUPTED},
     generate::Output,
+    input,
     interrupt::Interrupt,
     options::{CpuOptions, ModelOptions, OutputOptions, SequenceOptions},
     report,
@@ -109,7 +110,7 @@ impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs, engine: &'a Engine) -> Result<Self, Failure> {
         let source = match &args.chat_template_file {
             None => None,
-            Some(path) => Some(std::fs::read_to_string(path).map_err(|source| Failure::Input { from: path.clone(), source })?),
+            Some(path) => Some(input::file(path)?),
         };
         args.sampling.stop_strings()?;
         let template = engine.source.chat_template(source.as_deref())?;

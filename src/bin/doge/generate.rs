@@ -1,7 +1,7 @@
 //! `doge generate`
 
 use std::{
-    io::{stdin, stdout, IsTerminal, Read, Write},
+    io::{stdin, stdout, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,7 +13,7 @@ use serde_json::{json, Value};
 use crate::{
     engine::Engine,
     failure::{Failure, INTERRUPTED},
-    host,
+    host, input,
     interrupt::Interrupt,
     options::{CpuOptions, ModelOptions, OutputOptions, SequenceOptions},
     report,
@@ -147,15 +147,8 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
 fn prompt(args: &GenerateArgs) -> Result<String, Failure> {
     match (&args.prompt, &args.file) {
         (Some(text), _) => Ok(text.clone()),
-        (None, Some(path)) if path != Path::new("-") => {
-            std::fs::read_to_string(path).map_err(|source| Failure::Input { from: path.clone(), source })
-        }
-        _ => {
-            let mut text = String::new();
-            let read = stdin().read_to_string(&mut text);
-            read.map_err(|source| Failure::Input { from: "stdin".into(), source })?;
-            Ok(text)
-        }
+        (None, Some(path)) if path != Path::new("-") => input::file(path),
+        _ => input::read(stdin(), Path::new("stdin")),
     }
 }
 

@@ -9,6 +9,7 @@ mod failure;
 mod format;
 mod generate;
 mod host;
+mod input;
 mod inspect;
 mod interrupt;
 mod kernels;

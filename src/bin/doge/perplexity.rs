@@ -20,6 +20,7 @@ use serde_json::{json, Value};
 use crate::{
     engine::{self, Source},
     failure::Failure,
+    input,
     options::{activations_of, CpuOptions, ModelOptions},
     threads::Work,
     version,
@@ -75,7 +76,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let source = Source::find(&args.model, args.quiet)?;
     let checkpoint = source.checkpoint(&args.model.load_options())?;
     let generation_config = source.generation_config(&checkpoint)?;
-    let text = std::fs::read_to_string(&args.file).map_err(|source| Failure::Input { from: args.file.clone(), source })?;
+    let text = input::file(&args.file)?;
     let ids = source.with_bos(&generation_config, &checkpoint.config, source.tokenizer()?.encode(&text, true, true)?)?;
 
     let model = engine::place(checkpoint, &device, args.cpu.device, args.quiet)?;
