@@ -186,6 +186,9 @@ fn tensors_decide_where_the_config_is_silent() {
     // Early-2025 configs omit tie_word_embeddings although the model is tied.
     let tied = with_config("v2_mha", |c| drop(c.as_object_mut().unwrap().remove("tie_word_embeddings"))).unwrap();
     assert!(tied.variant.tied && tied.weights.lm_head.is_none());
+    assert!(tied.notes.is_empty());
+    let told = with_config("v2_mha", |c| c["tie_word_embeddings"] = json!(false)).unwrap();
+    assert!(told.variant.tied && told.notes.len() == 1 && told.notes[0].contains("lm_head.weight"), "{:?}", told.notes);
     let moe = with_config("moe_k2", |c| drop(c.as_object_mut().unwrap().remove("is_moe"))).unwrap();
     assert!(moe.config.is_moe && moe.variant.is_moe && moe.notes.len() == 1);
     let biased = with_config("v2_bias", |c| c["attention_bias"] = json!(false)).unwrap();

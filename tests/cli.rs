@@ -486,6 +486,26 @@ fn an_early_end_is_told() {
     assert!(stderr(&chat).contains("max_length is 9"), "{}", stderr(&chat));
 }
 
+/// Whatever runs a checkpoint says what it left out.
+#[test]
+fn layers_too_many_are_told() {
+    let config = std::fs::read_to_string(repository("models/doge-bard/config.json")).unwrap();
+    let mut json: Value = serde_json::from_str(&config).unwrap();
+    json["num_hidden_layers"] = serde_json::json!(1);
+    let folder = bard_with("config.json", &json.to_string());
+    let model = folder.path().to_str().unwrap();
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, "To be, or not to be").unwrap();
+    for args in [
+        ["generate", "-m", model, "-n", "1", "-p", "x"].as_slice(),
+        &["perplexity", "-m", model, "--window", "8", text.to_str().unwrap()],
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(stderr(&output).contains("tensors are not used, such as 'model.layers.1."), "{}", stderr(&output));
+    }
+}
+
 #[test]
 fn bad_files_end_with_one_named_error() {
     let tokenizer = std::fs::read_to_string(repository("models/doge-bard/tokenizer.json")).unwrap();

@@ -156,16 +156,21 @@ impl Opened {
             ArchiveSource { archive: &archive, options, variant: &variant }.check_tied_head(&config)?;
             notes.push("lm_head.weight is stored although the head is tied; it equals the embedding, which is used".to_string());
             variant.tied = true;
+        } else if variant.tied && json.flag("tie_word_embeddings")? == Some(false) {
+            let note =
+                "config.json has tie_word_embeddings false and there is no lm_head.weight: the embedding is used as the head";
+            notes.push(note.to_string());
         }
         Ok(Opened { config, variant, archive, notes })
     }
 
     /// Takes the weights in.
     fn load(self, options: &LoadOptions) -> Result<Checkpoint> {
-        let Opened { config, variant, archive, notes } = self;
+        let Opened { config, variant, archive, mut notes } = self;
         let source = ArchiveSource { archive: &archive, options, variant: &variant };
         let weights = Weights::build(&config, &variant, &source)?;
         let (tensors, ignored) = inventory(&config, &variant, &archive, options);
+        notes.extend(note_on_ignored(&ignored, &variant));
         Ok(Checkpoint { config, variant, weights, files: archive.files, tensors, ignored, notes })
     }
 
@@ -201,6 +206,19 @@ fn inventory(config: &Config, variant: &Variant, archive: &Archive, options: &Lo
     let mut ignored: Vec<String> = unused.into_keys().map(str::to_string).collect();
     ignored.extend(archive.unlisted.iter().cloned());
     (tensors, ignored)
+}
+
+/// What to say of the tensors left out, if some of them may have been meant to act.
+fn note_on_ignored(ignored: &[String], variant: &Variant) -> Option<String> {
+    let is_harmless = |name: &str| {
+        name.contains("rotary_emb") || name.ends_with("router_gate.bias") || (variant.tied && name == schema::LM_HEAD.name)
+    };
+    let strangers: Vec<&String> = ignored.iter().filter(|name| !is_harmless(name)).collect();
+    let count = strangers.len();
+    let (tensors, are) = if count == 1 { ("tensor", "is") } else { ("tensors", "are") };
+    let first = strangers.first()?;
+    let why = "config.json asks for no such tensor; `doge inspect` lists them";
+    Some(format!("{count} {tensors} {are} not used, such as '{first}': {why}"))
 }
 
 /// The format in memory of a tensor that is stored as `stored`.

@@ -91,3 +91,21 @@ fn what_is_spoilt_was_sound() {
         assert_eq!(sharded.bytes_per_token(), checkpoint.bytes_per_token());
     }
 }
+
+/// Nothing fails for a tensor too many, but whoever trained it should know that it does nothing.
+#[test]
+fn tensors_of_no_use_are_noted() {
+    let notes = |maker: Maker| {
+        let folder = tempfile::tempdir().unwrap();
+        maker.write(folder.path());
+        Checkpoint::load(folder.path(), &LoadOptions::default()).unwrap().notes
+    };
+    let adapter = "model.layers.0.self_attn.q_proj.lora_A.weight";
+    let known =
+        Maker::moe().with("model.layers.0.self_attn.rotary_emb.inv_freq", &[2]).with("model.layers.0.mlp.router_gate.bias", &[6]);
+    assert!(notes(known.clone()).is_empty());
+    let found = notes(known.with(adapter, &[2, 8]));
+    assert!(found.len() == 1 && found[0].starts_with("1 tensor is not used") && found[0].contains(adapter), "{found:?}");
+    let found = notes(Maker::dense().set("num_hidden_layers", 1));
+    assert!(found.len() == 1 && found[0].starts_with("15 tensors are not used") && found[0].contains("layers.1."), "{found:?}");
+}

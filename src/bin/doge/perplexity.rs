@@ -22,6 +22,7 @@ use crate::{
     failure::Failure,
     input,
     options::{activations_of, CpuOptions, ModelOptions},
+    report,
     threads::Work,
     version,
 };
@@ -76,6 +77,9 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, Failure> {
     let source = Source::find(&args.model, args.quiet)?;
     let checkpoint = source.checkpoint(&args.model.load_options())?;
     let generation_config = source.generation_config(&checkpoint)?;
+    if !args.quiet {
+        checkpoint.notes.iter().for_each(report::note);
+    }
     let text = input::file(&args.file)?;
     let ids = source.with_bos(&generation_config, &checkpoint.config, source.tokenizer()?.encode(&text, true, true)?)?;
 
