@@ -13,12 +13,13 @@ const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// Settings that change what transformers generates and that this engine does not have, each with the value at which
-/// it does nothing. See [`GenerationConfig::unsupported`].
-const UNSUPPORTED: [(&str, f64); 19] = [
+/// it does nothing. `null`, `false` and what is empty do nothing either. See [`GenerationConfig::unsupported`].
+const UNSUPPORTED: [(&str, f64); 22] = [
     ("num_beams", 1.0),
     ("min_length", 0.0),
     ("min_new_tokens", 0.0),
     ("no_repeat_ngram_size", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
     ("encoder_repetition_penalty", 1.0),
     ("epsilon_cutoff", 0.0),
     ("eta_cutoff", 0.0),
@@ -34,6 +35,8 @@ const UNSUPPORTED: [(&str, f64); 19] = [
     ("exponential_decay_length_penalty", f64::NAN),
     ("stop_strings", f64::NAN),
     ("max_time", f64::NAN),
+    ("watermarking_config", f64::NAN),
+    ("token_healing", f64::NAN),
 ];
 
 /// `generation_config.json` over `config.json`.
@@ -233,7 +236,9 @@ impl<'a> JsonFile<'a> {
 
     fn unsupported(&self) -> Vec<String> {
         let active = |key: &str, neutral: f64| match self.object.get(key) {
-            None | Some(Value::Null) => false,
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(Value::Object(object)) => !object.is_empty(),
             Some(value) => value.as_f64() != Some(neutral),
         };
         UNSUPPORTED.iter().filter(|(key, neutral)| active(key, *neutral)).map(|(key, _)| key.to_string()).collect()

@@ -56,6 +56,11 @@ fn settings_without_effect_are_listed() {
     assert_eq!(made.unsupported, ["num_beams", "suppress_tokens"]);
     let made = read("{}", r#"{"stop_strings": ["\n"], "forced_bos_token_id": 3, "max_time": 1.5}"#).unwrap();
     assert_eq!(made.unsupported, ["forced_bos_token_id", "stop_strings", "max_time"]);
+    let idle = r#"{"suppress_tokens": [], "sequence_bias": {}, "token_healing": false, "encoder_no_repeat_ngram_size": 0}"#;
+    assert!(read("{}", idle).unwrap().unsupported.is_empty());
+    let active = r#"{"encoder_no_repeat_ngram_size": 2, "watermarking_config": {"bias": 2.5}, "token_healing": true}"#;
+    let made = read("{}", active).unwrap();
+    assert_eq!(made.unsupported, ["encoder_no_repeat_ngram_size", "watermarking_config", "token_healing"]);
 }
 
 #[test]
