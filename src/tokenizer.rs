@@ -5,13 +5,21 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
 
+use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::DecoderWrapper;
 
-use crate::text_file::read_text;
+use crate::text_file::{parse_json, read_text};
 use crate::{Error, Result};
 
 /// A tokenizer of 128k tokens takes some 10 MB.
 const MAX_BYTES: u64 = 256 << 20;
+
+/// How many times longer the normalizer may make a text, and the pre-tokenizer once more.
+const MAX_GROWTH: usize = 64;
+
+/// Tokens that a post-processor adds, and parts of one: of each list.
+const MAX_LIST: usize = 64;
 
 /// GPT-2's alphabet, in which byte-level vocabularies spell bytes: printable Latin-1 characters stand for themselves, the
 /// other bytes for U+0100 and up.
@@ -59,6 +67,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if it is malformed or not byte-level.
     pub fn from_bytes(json: &[u8]) -> Result<Tokenizer> {
+        check_rules(json)?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json))?;
         if !inner.get_decoder().is_some_and(is_byte_level) {
             let why =
@@ -153,6 +162,72 @@ impl Tokenizer {
         let mut special: Vec<_> = added.into_iter().filter(|(_, t)| t.special).map(|(id, t)| (t.content, id)).collect();
         special.sort_unstable_by_key(|&(_, id)| id);
         special
+    }
+}
+
+/// The rules of a `tokenizer.json` that make text or tokens.
+#[derive(Deserialize)]
+struct Rules {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+}
+
+/// Rules run one after another, so a small file can ask for any length: 20 that make 4 letters of one, a terabyte of a word.
+/// Before anything runs: added tokens are normalized while the file is read.
+fn check_rules(json: &[u8]) -> Result<()> {
+    let rules: Rules = parse_json(json).map_err(tokenizer_error)?;
+    for (name, rule) in [("normalizer", &rules.normalizer), ("pre_tokenizer", &rules.pre_tokenizer)] {
+        let times = growth(rule);
+        if times > MAX_GROWTH {
+            let why = format!("its {name} can lengthen a text {times} times; the limit is {MAX_GROWTH}");
+            return Err(tokenizer_error(why));
+        }
+    }
+    let list = longest_list(&rules.post_processor);
+    if list > MAX_LIST {
+        return Err(tokenizer_error(format!("its post_processor has a list of {list}; the limit is {MAX_LIST}")));
+    }
+    Ok(())
+}
+
+/// How many times as many bytes a rule can make of a text, or a list of rules one after another.
+fn growth(rule: &Value) -> usize {
+    let product = |rules: &mut dyn Iterator<Item = &Value>| rules.map(growth).fold(1, usize::saturating_mul);
+    match rule {
+        Value::Array(rules) => product(&mut rules.iter()),
+        Value::Object(rule) => {
+            let text = |key: &str| rule.get(key).and_then(Value::as_str);
+            let replaced = match (text("content"), rule.get("pattern").and_then(|pattern| pattern.get("String")?.as_str())) {
+                (None, _) => 1,
+                (Some(content), Some(pattern)) if !pattern.is_empty() => content.len().div_ceil(pattern.len()).max(1),
+                // What may match nothing at all puts it between all letters.
+                (Some(content), _) => 1 + content.len(),
+            };
+            let prepended = 1 + text("prepend").map_or(0, str::len);
+            let spelled = match text("type") {
+                // A byte becomes a letter of two; a letter of three gets spaces around it.
+                Some("ByteLevel" | "Bert") => 2,
+                // A space becomes a letter, and one may come in front.
+                Some("Metaspace") => 8,
+                // The table says; those in use have 18 letters for one.
+                _ if rule.contains_key("precompiled_charsmap") => 32,
+                _ => 1,
+            };
+            [replaced, prepended, spelled].into_iter().fold(product(&mut rule.values()), usize::saturating_mul)
+        }
+        _ => 1,
+    }
+}
+
+fn longest_list(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => list.iter().map(longest_list).fold(list.len(), usize::max),
+        Value::Object(object) => object.values().map(longest_list).fold(0, usize::max),
+        _ => 0,
     }
 }
 

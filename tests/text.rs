@@ -165,6 +165,7 @@ fn broken_tokenizers_are_named() {
         b"{}".to_vec(),
         vec![0xff, 0xfe, 0],
         good.as_bytes()[..good.len() / 2].to_vec(),
+        [b"\xef\xbb\xbf", good.as_bytes()].concat(),
         change("/model/type", json!("Unheard")),
         change("/model/vocab", json!([1, 2])),
         change("/model/vocab", json!({"a": -1})),
@@ -217,6 +218,45 @@ fn odd_tokenizers_do_not_panic() {
         assert_eq!(streamed(&tokenizer, &ids, false), tokenizer.decode(&ids, false).unwrap());
         assert!(tokenizer.vocab_size() < 2000);
     }
+}
+
+/// Rules run one after another multiply: a file of a kilobyte could ask for more than any memory.
+#[test]
+fn rules_that_make_much_of_little_are_refused() {
+    let with = |key: &str, value: Value| {
+        let mut json: Value =
+            serde_json::from_str(&std::fs::read_to_string(Path::new(GOLDEN).join("tokenizer.json")).unwrap()).unwrap();
+        json[key] = value;
+        Tokenizer::from_bytes(json.to_string().as_bytes())
+    };
+    let sequence = |rule: Value, n: usize| json!({"type": "Sequence", "normalizers": vec![rule; n]});
+    let replace = || json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaa"});
+    let between = json!({"type": "Replace", "pattern": {"Regex": "b*"}, "content": "b"});
+    let odd_byte_level = json!({"type": "ByteLevel", "content": ""});
+    let spelled = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": false});
+    let twice = json!({"Sequence": {"id": "A", "type_id": 0}});
+    for (key, rule, why) in [
+        ("normalizer", sequence(replace(), 4), "256 times"),
+        ("normalizer", sequence(sequence(replace(), 2), 2), "256 times"),
+        ("normalizer", sequence(replace(), 99), "times"),
+        ("normalizer", sequence(between, 7), "128 times"),
+        ("normalizer", sequence(odd_byte_level, 7), "128 times"),
+        ("normalizer", json!({"type": "Prepend", "prepend": "a".repeat(64)}), "65 times"),
+        ("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": vec![spelled; 7]}), "128 times"),
+        (
+            "post_processor",
+            json!({"type": "TemplateProcessing", "single": vec![twice; 65], "pair": [], "special_tokens": {}}),
+            "a list of 65",
+        ),
+    ] {
+        let error = with(key, rule).map(|_| panic!("{key} of {why} was read")).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    let tokenizer = with("normalizer", sequence(replace(), 3)).unwrap();
+    let ids = tokenizer.encode("a", false, true).unwrap();
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), "a".repeat(64));
+    let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+    with("normalizer", json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u{2581}"}, space]})).unwrap();
 }
 
 #[test]
