@@ -1,15 +1,16 @@
 //! The filter `tojson` as transformers defines it: Python's `json.dumps(x, ensure_ascii=False)`.
 
-use std::fmt::Write;
-
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Error, ErrorKind};
+use minijinja::{Error, ErrorKind, State};
 
 /// Deeper values are refused; `serde_json` reads no deeper ones either.
 const MAX_DEPTH: usize = 128;
 
+/// Bytes of text that one unit of fuel pays for.
+const BYTES: u64 = 64;
+
 /// `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`; what follows `x` comes by name.
-pub(super) fn to_json(value: &Value, named: Kwargs) -> Result<String, Error> {
+pub(super) fn to_json(state: &State, value: &Value, named: Kwargs) -> Result<String, Error> {
     let option = |name| named.get::<Option<Value>>(name).map(|option| option.filter(|value| !value.is_none()));
     let indent = match option("indent")? {
         None => None,
@@ -29,13 +30,16 @@ pub(super) fn to_json(value: &Value, named: Kwargs) -> Result<String, Error> {
     let flag = |name| option(name).map(|value| value.is_some_and(|value| value.is_true()));
     let (ensure_ascii, sort_keys) = (flag("ensure_ascii")?, flag("sort_keys")?);
     named.assert_all_used()?;
-    let mut writer = Writer { out: String::new(), depth: 0, ensure_ascii, sort_keys, indent, item, key };
+    let mut writer = Writer { state, out: String::new(), unpaid: 0, depth: 0, ensure_ascii, sort_keys, indent, item, key };
     writer.value(value)?;
     Ok(writer.out)
 }
 
-struct Writer {
+struct Writer<'a> {
+    state: &'a State<'a, 'a>,
     out: String,
+    /// Bytes of `out`, less than a unit of fuel pays for.
+    unpaid: u64,
     depth: usize,
     ensure_ascii: bool,
     sort_keys: bool,
@@ -45,88 +49,109 @@ struct Writer {
     key: String,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn value(&mut self, value: &Value) -> Result<(), Error> {
         match value.kind() {
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
-            ValueKind::None | ValueKind::Bool | ValueKind::Number => self.out.push_str(&scalar(value)?),
+            ValueKind::None | ValueKind::Bool | ValueKind::Number => self.push(&scalar(value)?),
             ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.container('[', ']', &items, Writer::value)?;
+                self.container('[', ']', value.try_iter()?.map(Ok), |writer, item| writer.value(&item))
             }
             ValueKind::Map => {
-                let keys = value.try_iter()?;
-                let mut pairs =
-                    keys.map(|key| Ok((key_text(&key)?, value.get_item(&key)?))).collect::<Result<Vec<_>, Error>>()?;
-                if self.sort_keys {
-                    pairs.sort_by(|a, b| a.0.cmp(&b.0));
+                let state = self.state;
+                let pairs = value.try_iter()?.map(|key| {
+                    state.consume_fuel(1)?;
+                    Ok((key_text(&key)?, value.get_item(&key)?))
+                });
+                let write = |writer: &mut Self, (key, value): (String, Value)| {
+                    writer.string(&key)?;
+                    writer.push(&writer.key.clone())?;
+                    writer.value(&value)
+                };
+                if !self.sort_keys {
+                    return self.container('{', '}', pairs, write);
                 }
-                self.container('{', '}', &pairs, |writer, (key, value)| {
-                    writer.string(key);
-                    writer.out.push_str(&writer.key);
-                    writer.value(value)
-                })?;
+                let mut pairs = pairs.collect::<Result<Vec<_>, Error>>()?;
+                pairs.sort_by(|a, b| a.0.cmp(&b.0));
+                self.container('{', '}', pairs.into_iter().map(Ok), write)
             }
-            other => return Err(Error::new(ErrorKind::BadSerialization, format!("tojson cannot write a value of type {other}"))),
+            other => Err(Error::new(ErrorKind::BadSerialization, format!("tojson cannot write a value of type {other}"))),
         }
-        Ok(())
     }
 
     fn container<T>(
         &mut self,
         open: char,
         close: char,
-        items: &[T],
-        write: impl Fn(&mut Writer, &T) -> Result<(), Error>,
+        items: impl Iterator<Item = Result<T, Error>>,
+        write: impl Fn(&mut Self, T) -> Result<(), Error>,
     ) -> Result<(), Error> {
         if self.depth == MAX_DEPTH {
             return Err(Error::new(ErrorKind::BadSerialization, format!("tojson: nested deeper than {MAX_DEPTH}")));
         }
         self.out.push(open);
         self.depth += 1;
-        for (i, item) in items.iter().enumerate() {
-            if i > 0 {
-                self.out.push_str(&self.item);
+        let mut empty = true;
+        for item in items {
+            self.state.consume_fuel(1)?;
+            if !empty {
+                self.push(&self.item.clone())?;
             }
-            self.line();
-            write(self, item)?;
+            empty = false;
+            self.line()?;
+            write(self, item?)?;
         }
         self.depth -= 1;
-        if !items.is_empty() {
-            self.line();
+        if !empty {
+            self.line()?;
         }
         self.out.push(close);
         Ok(())
     }
 
-    fn line(&mut self) {
-        if let Some(indent) = &self.indent {
-            self.out.push('\n');
-            (0..self.depth).for_each(|_| self.out.push_str(indent));
+    fn line(&mut self) -> Result<(), Error> {
+        if let Some(indent) = self.indent.clone() {
+            self.push("\n")?;
+            (0..self.depth).try_for_each(|_| self.push(&indent))?;
         }
+        Ok(())
     }
 
-    fn string(&mut self, text: &str) {
+    fn string(&mut self, text: &str) -> Result<(), Error> {
+        self.pay(text.len())?;
         self.out.push('"');
         for c in text.chars() {
             match c {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\n' => self.out.push_str("\\n"),
-                '\r' => self.out.push_str("\\r"),
-                '\t' => self.out.push_str("\\t"),
-                '\u{8}' => self.out.push_str("\\b"),
-                '\u{c}' => self.out.push_str("\\f"),
+                '"' => self.push("\\\"")?,
+                '\\' => self.push("\\\\")?,
+                '\n' => self.push("\\n")?,
+                '\r' => self.push("\\r")?,
+                '\t' => self.push("\\t")?,
+                '\u{8}' => self.push("\\b")?,
+                '\u{c}' => self.push("\\f")?,
                 c if c < ' ' || (self.ensure_ascii && !(' '..='~').contains(&c)) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
-                        // Writing to a string cannot fail.
-                        let _ = write!(self.out, "\\u{unit:04x}");
+                        self.push(&format!("\\u{unit:04x}"))?;
                     }
                 }
                 c => self.out.push(c),
             }
         }
         self.out.push('"');
+        Ok(())
+    }
+
+    fn push(&mut self, text: &str) -> Result<(), Error> {
+        self.pay(text.len())?;
+        self.out.push_str(text);
+        Ok(())
+    }
+
+    fn pay(&mut self, bytes: usize) -> Result<(), Error> {
+        self.unpaid += bytes as u64;
+        self.state.consume_fuel(self.unpaid / BYTES)?;
+        self.unpaid %= BYTES;
+        Ok(())
     }
 }
 
