@@ -57,7 +57,14 @@ pub(super) fn translate(source: &str) -> String {
 #[error("{0}")]
 struct Raised(String);
 
-fn raise_exception(message: String) -> Result<String, minijinja::Error> {
+/// Characters of it that are told.
+const MAX_MESSAGE: usize = 1000;
+
+fn raise_exception(mut message: String) -> Result<String, minijinja::Error> {
+    if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+        message.truncate(end);
+        message.push('…');
+    }
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
 }
 
