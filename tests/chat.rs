@@ -104,6 +104,98 @@ fn endless_chains_do_not_overflow_the_stack() {
     }
 }
 
+/// Values in a cycle, or nested by a loop, a macro or a recursive loop: to print, compare or drop them takes stack by level.
+#[test]
+fn deep_values_do_not_overflow_the_stack() {
+    let turns = |set: &str| format!("{{% set ns = namespace() %}}{{% for i in range(90000) %}}{set}{{% endfor %}}{{{{ ns.x }}}}");
+    for (source, expected) in [
+        ("{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}".to_owned(), "cannot keep a namespace"),
+        (
+            "{% set a = namespace() %}{% set b = namespace(y=a) %}{% set a.x = [{'b': b}] %}{{ a == b }}".to_owned(),
+            "cannot keep a namespace",
+        ),
+        ("{% set ns = namespace() %}{% for i in [1] %}{% set ns.me = loop %}{% endfor %}".to_owned(), "cannot keep a loop"),
+        (turns("{% set ns.x = [ns.x] %}"), "nested deeper than 64"),
+        (turns("{% set ns.x = {'x': ns.x} %}"), "nested deeper than 64"),
+        (turns("{%- set ns.x = '%}', (ns.x,) -%}"), "nested deeper than 64"),
+        (turns("{% set ns.x, ns = [ns.x], 1 %}"), "nested deeper than 64"),
+        (turns("{% set (ns.x, i) = [ns.x], 1 %}"), "nested deeper than 64"),
+        (turns("{% set ns.x | default([ns.x], true) %}{% endset %}"), "nested deeper than 64"),
+        (turns("{% set ns.x = [ns.x, ns.x] %}"), "loop forever"),
+    ] {
+        let why = why(render(&source, &[]));
+        assert!(why.contains(expected), "{source}: {why}");
+    }
+    // An iterator over an iterator over …
+    for set in ["ns.x[0:]", "ns.x | reverse", "ns.x * 1", "ns.x + []", "(ns.x | items) if ns.x is mapping else {1: 2}"] {
+        let end = "{{ ns.x | list | length }}";
+        let source = turns(&format!("{{% set ns.x = {set} %}}")).replace("namespace()", "namespace(x=[1])") + end;
+        assert!(render(&source, &[]).unwrap().ends_with('1'), "{set}");
+    }
+    let source = "{% set ns = namespace() %}{% set ns.x = {'a': (1, [2][0:]), 'b': range(2)} %}{{ ns.x }}{{ ns.x.a[1][0] }}";
+    assert_eq!(render(source, &[]).unwrap(), "{'a': (1, [2]), 'b': [0, 1]}2");
+    let nest = format!("{{% set x = {}x{} %}}", "[".repeat(40), "]".repeat(40)).repeat(500);
+    for head in [
+        "{% macro m(x, n) %}BODY{% if n %}{{ m(x, n - 1) }}{% else %}USE{% endif %}{% endmacro %}{{ m([], COUNT) }}",
+        "{% for x in [[]] recursive %}BODY{% if loop.depth <= COUNT %}{{ loop([x]) }}{% else %}USE{% endif %}{% endfor %}",
+    ] {
+        for used in ["{{ x }}", "{{ x == [x] }}", "{{ [x] < x }}"] {
+            let source = |body: &str, count: &str| head.replace("BODY", body).replace("USE", used).replace("COUNT", count);
+            assert!(why(render(&source(&nest, "20"), &[])).contains("recursion limit"), "{used}");
+            assert!(render(&source(&nest[..nest.len() / 10], "0"), &[]).is_ok(), "{used}");
+            // No published template has more of these.
+            assert!(render(&source(&format!("{{# {} #}}", "(".repeat(720)), "12"), &[]).is_ok(), "{used}");
+        }
+    }
+}
+
+/// What is made by a filter or method, or by printing, without an instruction for each byte.
+#[test]
+fn work_in_filters_and_methods_is_counted() {
+    let doubled = format!("{{% set x = [0] %}}{}", "{% set x = [x, x] %}".repeat(60));
+    for source in [
+        "{{ range(90000) | list | tojson(indent='a' * 5000000) }}",
+        "{{ range(90000) | list | tojson(separators=['a' * 5000000, ':']) }}",
+        "{{ [[[0] * 90000] * 90000] | tojson }}",
+        &format!("{doubled}{{{{ x | tojson }}}}"),
+        &format!("{doubled}{{{{ x }}}}"),
+        &format!("{doubled}{{{{ x | string }}}}"),
+        &format!("{doubled}{{{{ '%s' | format(x) }}}}"),
+        "{% set x = 'a' * 1000000 %}{{ ([x] * 1000000) | join }}",
+        "{% set x = 'a' * 1000000 %}{{ ''.join([x] * 1000000) }}",
+        "{% set x = 'a' * 1000000 %}{{ ('{0}' * 1000000).format(x) }}",
+        "{% set x = 'a' * 1000000 %}{{ ('%(x)s' * 1000000) | format(x=x) }}",
+        "{{ ('{0:9999}' * 1000000).format(1) }}",
+    ] {
+        let why = why(render(source, &[]));
+        assert!(why.contains("loop forever"), "{source}: {why}");
+    }
+    for (format, value) in
+        [("{:100000000000d}", "1"), ("{:.100000000000f}", "1.5"), ("{:}<99999}", "1"), ("{0:x>010000,.2f}", "1")]
+    {
+        let why = why(render(&format!("{{{{ '{format}'.format({value}) }}}}"), &[]));
+        assert!(why.contains("more than 9999"), "{format}: {why}");
+    }
+    assert_eq!(render("{{ '{:>5}|{:.2f} of 100000 {{x}} 20000'.format(1, 2) }}", &[]).unwrap(), "    1|2.00 of 100000 {x} 20000");
+    assert!(why(render("{{ ['a', 'b'] | sum(start='') }}", &[])).contains("cannot add strings"));
+    assert_eq!(render("{{ [1, 2] | sum }}{{ [[1], [2]] | sum(start=[]) }}", &[]).unwrap(), "3[1, 2]");
+    let why = why(render("{{ raise_exception('ä' * 5000000) }}", &[]));
+    assert!(why.ends_with("ää…") && why.chars().count() < 1100, "{}", why.len());
+}
+
+/// A template may collect what it will write in a namespace.
+#[test]
+fn a_namespace_may_collect_a_long_conversation() {
+    let source = "{% set ns = namespace(all=[], text='') %}\
+        {% for m in messages %}{% set ns.all = ns.all + [m] %}{% set ns.role = m.role %}{% endfor %}\
+        {% for m in ns.all[1:] %}{{ m.content }}{% endfor %}{{ ns.role }}";
+    let messages: Vec<Value> = (0..2500).map(|_| json!({"role": "user", "content": "wort ".repeat(80)})).collect();
+    assert_eq!(render(source, &messages).unwrap().len(), 2499 * 400 + 4);
+    let source = "{% set ns = namespace(text='') %}{% for m in messages %}{% set ns.text = ns.text ~ m.content %}{% endfor %}{{ ns.text }}";
+    let messages: Vec<Value> = (0..500).map(|_| json!({"role": "user", "content": "wort ".repeat(400)})).collect();
+    assert_eq!(render(source, &messages[..]).unwrap().len(), 1_000_000);
+}
+
 #[test]
 fn a_long_conversation_is_no_endless_loop() {
     let message = |i: usize| json!({"role": if i % 2 == 0 { "user" } else { "assistant" }, "content": "wort ".repeat(80)});

@@ -1,7 +1,9 @@
 //! From messages to the prompt that a checkpoint was trained on: its own chat template, run as transformers runs it.
 
+mod bounds;
 mod environment;
 mod to_json;
+mod translate;
 
 use std::path::Path;
 
@@ -170,15 +172,18 @@ impl ChatTemplate {
 
         let mut environment = environment::new()?;
         let mut end_of_turn = Vec::new();
+        let mut recursion_limit = environment.recursion_limit();
         for (name, source) in templates(files.chat_template, &config)? {
             end_of_turn.extend(END_OF_TURN.iter().filter(|token| source.contains(**token)));
             if source.len() > MAX_TEMPLATE {
                 let why = format!("it has {} bytes; more than {MAX_TEMPLATE} are beyond reason for one", source.len());
                 return Err(Error::ChatTemplate { why });
             }
-            let source = environment::translate(source);
+            recursion_limit = recursion_limit.min(bounds::recursion_limit(source));
+            let source = translate::translate(source);
             on_large_stack(|| environment.add_template_owned(name, source))?.map_err(environment::error)?;
         }
+        environment.set_recursion_limit(recursion_limit);
         end_of_turn.dedup();
         Ok(ChatTemplate { environment, special_tokens, end_of_turn })
     }
