@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use doge_engine::{
-    model::{Checkpoint, LoadOptions},
+    model::{Checkpoint, LoadOptions, RopeParameters},
     reference::{
         forward::{Record, Session},
         product_key_router::Routing,
@@ -94,10 +94,37 @@ impl<'a> Golden<'a> {
                 self.failures.push(format!("{name} was not compared"));
             }
         }
+        for name in self.required(checkpoint) {
+            if !self.compared.contains(name) {
+                self.failures.push(format!("{name} is not there"));
+            }
+        }
+    }
+
+    /// What a case of its kind must have (tests/golden/README.md).
+    fn required(&self, checkpoint: &Checkpoint) -> Vec<&'static str> {
+        let config = &checkpoint.config;
+        let rotates_by_call = match &config.rope {
+            RopeParameters::Dynamic { .. } => self.length > config.max_position_embeddings,
+            RopeParameters::Longrope { original_max_position_embeddings, .. } => self.length > *original_max_position_embeddings,
+            _ => false,
+        };
+        let (drops_keys, alone) = (config.keep_window_size < self.length, self.batch == 1);
+        let kinds: [(bool, &[&str]); 8] = [
+            (true, &["exact_logits_full", "hidden_full", "attn_out_full", "mlp_out_full", "mask_full"]),
+            (true, &["greedy", "exact_logits_greedy"]),
+            (drops_keys, &["kept_full"]),
+            (drops_keys && config.sliding_window.is_none(), &["evicted_at_full"]),
+            (config.is_moe, &["router_full", "experts_full", "expert_weights_full"]),
+            (alone, &["exact_logits_decode", "greedy_stepwise"]),
+            (alone && config.is_moe, &["experts_decode", "expert_weights_decode"]),
+            (alone && (config.is_moe || rotates_by_call), &["hidden_decode"]),
+        ];
+        kinds.into_iter().filter(|(has, _)| *has).flat_map(|(_, names)| names).copied().collect()
     }
 
     /// Holds `got`, one vector for each index before the batch axis, against batch row `row` of a tensor, from `pad` on along
-    /// the axis of length T (the last one of that length; none if `pad` is 0). Nothing happens if the case has no such tensor.
+    /// the axis of length T (the last one of that length; none if `pad` is 0). A tensor that is absent is not compared.
     fn compare(&mut self, name: &str, row: usize, pad: usize, got: &[Vec<f64>]) {
         let Some(want) = self.numbers(name) else { return };
         self.compared.insert(name.to_string());
