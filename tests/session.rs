@@ -83,7 +83,7 @@ fn a_bad_saved_session_is_refused() {
         assert!(matches!(load(&model, &longer), Error::BadSession { .. }), "{name}");
 
         // Damage with a good checksum: refused, or a session that runs.
-        for at in (20..good.len() - 8).step_by(3) {
+        for at in (0..good.len() - 8).step_by(3) {
             let mut forged = good.clone();
             forged[at] = forged[at].wrapping_add(101);
             let sum = xxhash_rust::xxh3::xxh3_64(&forged[..good.len() - 8]);
@@ -358,6 +358,51 @@ fn scores_are_those_of_the_logits() {
         assert!((f64::from(score.logprob) - logprob).abs() < 1e-5, "{} and {logprob}", score.logprob);
         assert!(logits.iter().filter(|&&x| x > logits[score.top[0].id as usize]).count() == 0);
     }
+}
+
+/// What was taken in of a long call is rotated as in that call, and so is what follows it.
+#[test]
+fn a_call_that_was_cut_off_is_remembered_by_rope() {
+    let config = config(|c| (c.max_position_embeddings, c.rope) = (32, RopeParameters::Dynamic { factor: 4.0 }));
+    let model = model(config, false, Dtype::F32);
+    let ids = prompt(75);
+    let mut cut = session(&model, &cpu(1), 16);
+    cut.feed(&ids[..20]).unwrap();
+    // Three chances a block: two blocks are through, 52 tokens.
+    cut.feed_observed(&ids[20..], &mut Impatient { chances: Cell::new(6) }).unwrap_err();
+    assert_eq!(cut.tokens(), 52);
+    // Tokens 52 to 74, one by one: the table stays that of 75 tokens, as in the one call.
+    let mut whole = session(&model, &cpu(1), 16);
+    whole.feed(&ids[..20]).unwrap();
+    whole.feed(&ids[20..]).unwrap();
+    let last = ids[52..].iter().map(|&id| bits(cut.feed(&[id]).unwrap())).last().unwrap();
+    assert_eq!(last, bits(whole.logits().unwrap()));
+}
+
+/// Unless the next call ends below the limit: then it is the table of the beginning again (spec 5). The length of the longest call
+/// that RoPE remembers stands in a saved session behind magic, version, fingerprint and tokens.
+#[test]
+fn below_the_limit_dynamic_rope_is_plain_again() {
+    let config = config(|c| (c.max_position_embeddings, c.rope) = (32, RopeParameters::Dynamic { factor: 4.0 }));
+    let model = model(config, false, Dtype::F32);
+    let ids = prompt(75);
+    let mut cut = session(&model, &cpu(1), 16);
+    cut.feed_observed(&ids, &mut Impatient { chances: Cell::new(3) }).unwrap_err();
+    assert_eq!(cut.tokens(), 16);
+    let (mut plain, mut at_limit) = (cut.fork().unwrap(), cut.fork().unwrap());
+    plain.feed(&ids[16..17]).unwrap(); // 17 < 32: reset
+    at_limit.feed(&ids[16..32]).unwrap(); // 32: no reset
+    let longest = |session: &Session| u64::from_le_bytes(session.save().unwrap()[28..36].try_into().unwrap());
+    assert_eq!((longest(&cut), longest(&plain), longest(&at_limit)), (75, 32, 75));
+}
+
+#[test]
+fn a_block_of_no_tokens_is_refused() {
+    let model = model(config(|_| {}), false, Dtype::F32);
+    assert!(matches!(
+        Session::new(&model, &cpu(1), SessionOptions::default().block(0)),
+        Err(Error::BadArgument { what: "block", .. })
+    ));
 }
 
 /// A batch routes per token, and so does a single token in every mode.
