@@ -191,8 +191,69 @@ fn the_short_cut_of_greedy_decoding_changes_nothing() {
         Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap().map(Result::unwrap).collect::<Vec<_>>()
     };
     assert_eq!(ids(greedy()), ids(sampler(biased)));
-    let penalised = SamplingSettings::default().repetition_penalty(1.5);
-    assert_ne!(ids(greedy()), ids(sampler(penalised)), "a penalty acts in greedy decoding too");
+}
+
+#[test]
+fn every_penalty_acts_in_greedy_decoding() {
+    let ids = |settings: SamplingSettings| {
+        let (mut session, mut sampler) = (session(usize::MAX), sampler(settings));
+        let until = Until::default().max_new_tokens(60);
+        Generation::new(&mut session, &mut sampler, &PROMPT, until).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let plain = SamplingSettings::default;
+    for settings in [plain().repetition_penalty(1.5), plain().presence_penalty(5.0), plain().frequency_penalty(5.0)] {
+        assert_ne!(ids(plain()), ids(settings.clone()), "{settings:?}");
+    }
+}
+
+#[test]
+fn a_prompt_shorter_than_the_session_is_refused() {
+    let (mut session, mut sampler) = (session(usize::MAX), greedy());
+    session.feed(&PROMPT).unwrap();
+    let shorter = Generation::new(&mut session, &mut sampler, &PROMPT[..6], Until::default()).map(drop);
+    assert!(matches!(shorter, Err(Error::BadArgument { what: "prompt", .. })));
+}
+
+#[test]
+fn a_full_session_still_gives_the_token_it_has_logits_for() {
+    let (mut session, mut sampler) = (session(PROMPT.len()), greedy());
+    session.feed(&PROMPT).unwrap();
+    let mut generation = Generation::new(&mut session, &mut sampler, &PROMPT, Until::default()).unwrap();
+    let ids: Vec<u32> = generation.by_ref().map(Result::unwrap).collect();
+    assert_eq!((ids.as_slice(), generation.finish()), (&ANSWER[..1], Some(Finish::ContextFull)));
+}
+
+#[test]
+fn special_tokens_add_no_text() {
+    let tokenizer = embedded::tokenizer().unwrap();
+    let (name, special) = tokenizer.special_tokens().pop().unwrap();
+    let forced = SamplingSettings::default().logit_bias(vec![(special, 1e9)]);
+    let (mut session, mut sampler) = (session(usize::MAX), sampler(forced));
+    let generation = Generation::new(&mut session, &mut sampler, &PROMPT, Until::default().max_new_tokens(3)).unwrap();
+    let mut generation = TextGeneration::new(generation, &tokenizer, StopStrings::default());
+    let text: Vec<String> = generation.by_ref().map(Result::unwrap).collect();
+    assert_eq!((text.concat().as_str(), generation.ids()), ("", &[special; 3][..]), "{name}");
+}
+
+#[test]
+fn a_callback_that_breaks_is_not_called_again() {
+    let tokenizer = embedded::tokenizer().unwrap();
+    let (mut session, mut sampler) = (session(usize::MAX), greedy());
+    let generation = Generation::new(&mut session, &mut sampler, &PROMPT, Until::default().max_new_tokens(8)).unwrap();
+    // The end of ANTONIO is held back: it could begin the stop string.
+    let stops = StopStrings::new(vec!["NIO and more".into()]).unwrap();
+    let mut generation = TextGeneration::new(generation, &tokenizer, stops);
+    let mut text = String::new();
+    let stream = generation.stream(|piece| {
+        text += piece;
+        if text.ends_with("ANTO") {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    stream.unwrap();
+    assert_eq!((text.as_str(), generation.finish()), ("\n[Enter ANTO", Some(Finish::Cancelled)));
 }
 
 #[test]

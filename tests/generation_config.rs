@@ -100,6 +100,16 @@ fn wrong_types_and_values_are_named() {
 }
 
 #[test]
+fn a_text_begins_with_one_begin_of_text_token() {
+    let config = |json| read("{}", json).unwrap();
+    let begins = config(r#"{"bos_token_id": 5, "eos_token_id": [6, 7]}"#);
+    assert_eq!((begins.with_bos(vec![]), begins.with_bos(vec![9, 5])), (vec![5], vec![5, 9, 5]));
+    assert_eq!(begins.with_bos(vec![5, 9]), [5, 9], "the tokenizer has written it");
+    assert_eq!(config(r#"{"bos_token_id": 6, "eos_token_id": [5, 6]}"#).with_bos(vec![9]), [9], "it ends texts");
+    assert_eq!(config("{}").with_bos(vec![9]), [9]);
+}
+
+#[test]
 fn absurd_files_are_refused_before_they_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(folder.path().join("config.json")).unwrap();

@@ -292,6 +292,37 @@ fn a_seed_is_a_promise() {
 }
 
 #[test]
+fn the_edges_of_the_ranges() {
+    assert_eq!(probabilities(all().min_p(1.0), &[1.0, 2.0, 2.0, 0.0], &[], &[]), [0.0, 0.5, 0.5, 0.0]);
+    for outside in [
+        all().top_p(-0.1),
+        all().min_p(1.1),
+        all().typical_p(1.1),
+        all().repetition_penalty(f32::INFINITY),
+        all().presence_penalty(f32::NAN),
+        all().frequency_penalty(f32::INFINITY),
+        all().logit_bias(vec![(0, f32::INFINITY)]),
+    ] {
+        assert!(matches!(Sampler::new(outside.clone()), Err(Error::BadArgument { .. })), "{outside:?}");
+    }
+}
+
+#[test]
+fn probabilities_of_one_call_leave_nothing_to_the_next() {
+    let mut sampler = Sampler::new(all().top_k(1)).unwrap();
+    assert_eq!(sampler.probabilities(&[0.0, 3.0], &[], &[]).unwrap(), [0.0, 1.0]);
+    assert_eq!(sampler.probabilities(&[3.0, 0.0], &[], &[]).unwrap(), [1.0, 0.0]);
+}
+
+#[test]
+fn a_token_of_the_history_without_a_logit_is_named() {
+    for settings in [all().repetition_penalty(1.1), all().presence_penalty(0.1), all().frequency_penalty(0.1)] {
+        let mut sampler = Sampler::new(settings).unwrap();
+        assert!(matches!(sampler.sample(&[1.0, 2.0], &[], &[7]), Err(Error::TokenOutOfRange { id: 7, vocab_size: 2 })));
+    }
+}
+
+#[test]
 fn draws_follow_the_distribution() {
     let logits = [1.0, 0.0, 2.0, -1.0, NINF];
     let expected = probabilities(all(), &logits, &[], &[]);
