@@ -1,9 +1,14 @@
 //! Looking a model up: paths, the cache's order and layout, names that try to climb.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 use doge_engine::{
-    hub::{resolve, Environment, Resolved},
+    hub::{resolve, Environment, Resolved, Secret},
     Error,
 };
 
@@ -152,6 +157,63 @@ fn half_a_snapshot_is_none() {
     assert_eq!(find(None).unwrap().path, snapshot);
 }
 
+/// By time, not by name; what lacks a file is none.
+#[test]
+fn of_several_snapshots_the_newest_whole_one() {
+    let cache = tempfile::tempdir().unwrap();
+    fill(cache.path(), &["ccccc", "aaaaa", "bbbbb", "ddddd"], None);
+    let snapshots = cache.path().join("models--owner--name/snapshots");
+    fs::remove_file(snapshots.join("ddddd/config.json")).unwrap();
+    let day = Duration::from_secs(86400);
+    for (name, days) in [("ccccc", 3), ("aaaaa", 1), ("bbbbb", 2), ("ddddd", 0)] {
+        fs::File::open(snapshots.join(name)).unwrap().set_modified(SystemTime::now() - days * day).unwrap();
+    }
+    assert_eq!(resolve("owner/name", None, &cache_at(cache.path())).unwrap().path, snapshots.join("aaaaa"));
+}
+
+/// A ref is a name in snapshots/, not a path: a whole checkpoint beside it is not taken.
+#[test]
+fn a_ref_that_climbs_is_no_snapshot() {
+    let cache = tempfile::tempdir().unwrap();
+    fill(cache.path(), &[COMMIT, "../evil"], Some("../evil"));
+    assert!(cache.path().join("models--owner--name/evil/model.safetensors").is_file());
+    let found = resolve("owner/name", None, &cache_at(cache.path())).unwrap();
+    assert_eq!(found.path, cache.path().join("models--owner--name/snapshots").join(COMMIT));
+}
+
+#[test]
+fn the_variables_of_the_process_are_read() {
+    // What the variables say is asked of this program run anew: here, other tests run beside.
+    const ASKED: &str = "DOGE_TEST_ENVIRONMENT";
+    if std::env::var(ASKED).is_ok() {
+        println!("{:?}", Environment::from_process());
+        return;
+    }
+    let said = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "the_variables_of_the_process_are_read", "--nocapture"]).env_clear().env(ASKED, "");
+        String::from_utf8(command.envs(variables.iter().copied()).output().unwrap().stdout).unwrap()
+    };
+    let expect = |variables: &[(&str, &str)], change: &dyn Fn(&mut Environment)| {
+        let mut environment = Environment::default();
+        change(&mut environment);
+        let (said, wanted) = (said(variables), format!("{environment:?}"));
+        assert!(said.contains(&wanted), "{variables:?} should give {wanted}: {said}");
+    };
+    expect(&[], &|_| {});
+    expect(&[("HF_HUB_CACHE", "a"), ("HF_HOME", "")], &|e| e.hf_hub_cache = Some("a".into()));
+    expect(&[("HUGGINGFACE_HUB_CACHE", "a")], &|e| e.huggingface_hub_cache = Some("a".into()));
+    expect(&[("HF_HOME", "a")], &|e| e.hf_home = Some("a".into()));
+    expect(&[("XDG_CACHE_HOME", "a")], &|e| e.xdg_cache_home = Some("a".into()));
+    expect(&[("HOME", "a"), ("USERPROFILE", "b")], &|e| e.home = Some("a".into()));
+    expect(&[("USERPROFILE", "b")], &|e| e.home = Some("b".into()));
+    expect(&[("HF_ENDPOINT", "a")], &|e| e.hf_endpoint = Some("a".into()));
+    expect(&[("HF_TOKEN", "a")], &|e| e.hf_token = Some(Secret("a".into())));
+    for (value, offline) in [("1", true), ("on", true), ("Yes", true), ("TRUE", true), ("0", false), ("no", false), ("", false)] {
+        expect(&[("HF_HUB_OFFLINE", value)], &|e| e.offline = offline);
+    }
+}
+
 #[test]
 fn names_that_are_none() {
     let cache = tempfile::tempdir().unwrap();
@@ -170,10 +232,14 @@ fn names_that_are_none() {
         "owner/na\0me",
         "",
         "C:\\x",
+        "owner/name.",
+        "owner/-name",
+        "owner-/name",
+        &format!("owner/{}", "x".repeat(97)),
     ] {
         not_found(resolve(name, None, &cache_at(cache.path())), &["owner/name"]);
     }
-    for revision in ["../main", "..", "a//b", "/etc", "", "a b", ".git", "a/../../b"] {
+    for revision in ["../main", "..", "a//b", "/etc", "", "a b", ".git", "a/../../b", &"x".repeat(201)] {
         let found = resolve("owner/name", Some(revision), &cache_at(cache.path()));
         assert!(matches!(found, Err(Error::BadArgument { what: "revision", .. })), "{revision}: {found:?}");
     }
