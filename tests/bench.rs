@@ -1,7 +1,10 @@
 //! `doge bench` and `doge perplexity`, as a user's shell sees them.
 #![cfg(all(feature = "cli", feature = "embedded-model"))]
 
-use std::process::{Command, Output};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Output},
+};
 
 use serde_json::Value;
 
@@ -80,9 +83,8 @@ fn lists_make_every_combination() {
         stdout("bench --preset 20m --dtype f32,bf16 --isa scalar -t 1,2 -p 2 -n 0 -r 1 -d 0,1 -w 64 --no-warmup -q -o jsonl");
     let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let key = |row: &Value| (row["dtype"].to_string(), row["threads"].to_string(), row["depth"].to_string());
-    let mut keys: Vec<_> = rows.iter().map(key).collect();
-    keys.dedup();
-    assert_eq!(keys.len(), 8, "{keys:?}");
+    let keys: BTreeSet<_> = rows.iter().map(key).collect();
+    assert_eq!((rows.len(), keys.len()), (8, 8), "{keys:?}");
     assert!(rows.iter().all(|row| row["isa"] == "scalar" && row["model"] == "20m"));
 }
 
@@ -172,7 +174,7 @@ fn perplexity_of_the_held_out_text() {
     let perplexity = json["perplexity"]["value"].as_f64().unwrap();
     assert!((perplexity - 69.8754).abs() < 5e-5, "{perplexity}");
     let error = json["perplexity"]["error"].as_f64().unwrap();
-    assert!(error > 2.0 && error < 4.0, "{error}");
+    assert!((error / 2.7297 - 1.0).abs() < 1e-3, "{error}"); // as first measured: the reference has none
 }
 
 /// bf16 weights widened to f32 are the very weights: to the bit where both meet x as it is, and but for the order of sums where a

@@ -255,10 +255,22 @@ fn inputs_of_a_rendering_are_checked() {
         template.render(&ChatInput::default().variables(variables)),
         Err(Error::BadArgument { what: "variables", .. })
     ));
+    let documents = [json!("not an object")];
+    let documents = template.render(&ChatInput::default().documents(&documents[..]));
+    assert!(matches!(documents, Err(Error::BadArgument { what: "documents", .. })));
     let variables = json!({"x": [1.5, "ü"]}).as_object().unwrap().clone();
     let documents = [json!({"title": "t"})];
     let input = ChatInput::default().variables(variables).documents(&documents[..]);
     assert_eq!(template.render(&input).unwrap(), "[1.5, 'ü'][{'title': 't'}]");
+}
+
+#[test]
+fn variables_win_over_special_tokens() {
+    let files = ChatFiles::default().chat_template("{{ bos_token }}").tokenizer_config(r#"{"bos_token": "<s>"}"#);
+    let template = ChatTemplate::from_files(files).unwrap();
+    assert_eq!(template.render(&ChatInput::default()).unwrap(), "<s>");
+    let variables = json!({"bos_token": "mine"}).as_object().unwrap().clone();
+    assert_eq!(template.render(&ChatInput::default().variables(variables)).unwrap(), "mine");
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! The comparison of two models against the definitions.
 
 mod common;
+#[path = "common/doge.rs"]
+mod doge;
 
 use doge_engine::{
     model::{Checkpoint, Config, Model, Observer, RopeParameters, Session, SessionOptions, Variant},
+    ops::Routing,
     perplexity::{compare, score, Windows},
-    Dtype, Kernels,
+    Dtype, Error, Kernels,
 };
 
 fn model(seed: u64, rope: &RopeParameters) -> Model {
@@ -29,6 +32,54 @@ impl Observer for Logits {
 fn softmax(x: &[f64]) -> Vec<f64> {
     let sum: f64 = x.iter().map(|x| x.exp()).sum();
     x.iter().map(|x| x.exp() / sum).collect()
+}
+
+/// A smaller one of `vocab_size` words, whose rotation changes after 12 tokens.
+fn small(rope: &RopeParameters, vocab_size: usize, change: fn(&mut Config)) -> Model {
+    let config = doge::config(|c| {
+        (c.rope, c.max_position_embeddings, c.vocab_size) = (rope.clone(), 12, vocab_size);
+        change(c);
+    });
+    doge::model(config, false, Dtype::F32)
+}
+
+#[test]
+fn a_comparison_feeds_what_score_feeds() {
+    let factors = || vec![1.0; 6];
+    let longrope = RopeParameters::Longrope {
+        short_factor: factors(),
+        long_factor: vec![9.0; 6],
+        factor: 4.0,
+        original_max_position_embeddings: 12,
+        attention_factor: None,
+    };
+    let ids: Vec<u32> = (0..50u32).map(|i| i * i % 90).collect();
+    for (rope, routing) in [(longrope, Routing::PerToken), (RopeParameters::Default, Routing::Reference)] {
+        let model = small(&rope, 96, doge::moe);
+        let options = SessionOptions::default().block(7).routing(routing);
+        let (cpu, windows) = (doge::cpu(1), Windows::of(20));
+        let got = compare((&model, &cpu, options), (&model, &cpu, options), &ids, windows).unwrap();
+        assert_eq!(got.nll, score(&model, &cpu, &ids, windows, options).unwrap(), "{rope:?}");
+    }
+    let (one, other) = (small(&RopeParameters::Default, 96, |_| {}), small(&RopeParameters::Default, 97, |_| {}));
+    let options = SessionOptions::default();
+    let refused = compare((&one, &doge::cpu(1), options), (&other, &doge::cpu(1), options), &ids, Windows::of(20));
+    assert!(matches!(refused, Err(Error::BadArgument { what: "base", .. })));
+}
+
+#[test]
+fn a_text_that_just_fills_its_windows_is_scored_to_the_end() {
+    let model = small(&RopeParameters::Default, 96, |_| {});
+    let ids: Vec<u32> = (0..24u32).map(|i| i * i % 90).collect();
+    let count = |n: usize| score(&model, &doge::cpu(1), &ids[..n], Windows::of(8), SessionOptions::default()).unwrap().count;
+    assert_eq!((count(15), count(16), count(24)), (7, 14, 21));
+}
+
+#[test]
+fn one_token_has_no_spread() {
+    let model = small(&RopeParameters::Default, 96, |_| {});
+    let one = score(&model, &doge::cpu(1), &[7, 8], Windows::of(2), SessionOptions::default()).unwrap();
+    assert_eq!((one.count, one.error), (1, 0.0));
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn a_written_checkpoint_is_the_one_converted_at_load_in_place() {
         let folder = tempfile::tempdir().unwrap();
         let bytes = quantize::write(&source, dtype, folder.path()).unwrap();
         assert_eq!(bytes as u64, fs::metadata(folder.path().join("model.safetensors")).unwrap().len());
-        for name in ["config.json", "tokenizer.json"] {
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
             assert_eq!(fs::read(source.join(name)).unwrap(), fs::read(folder.path().join(name)).unwrap());
         }
         let (made, found) = (load(&source, Some(dtype)), load(folder.path(), None));
@@ -212,6 +212,55 @@ fn what_is_not_understood_is_refused_by_name() {
     // The first line of data are scales.
     let scale = tampered(|_, data| data[..2].copy_from_slice(&0x7f80u16.to_le_bytes()));
     assert!(matches!(&scale, Error::NonFiniteValue { place } if place.contains("scale")), "{scale}");
+}
+
+#[test]
+fn every_companion_goes_with_the_weights() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let source = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(golden.join("v2_gqa").join(file), source.path().join(file)).unwrap();
+    }
+    let companions = [
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "chat_template.json",
+    ];
+    companions.iter().for_each(|name| fs::write(source.path().join(name), name).unwrap());
+    // Of a folder, and of a file in it.
+    for from in [source.path().to_path_buf(), source.path().join("model.safetensors")] {
+        let target = tempfile::tempdir().unwrap();
+        quantize::write(&from, Dtype::Int8, target.path()).unwrap();
+        for name in companions {
+            assert_eq!(fs::read_to_string(target.path().join(name)).unwrap(), name);
+        }
+        load(target.path(), None);
+    }
+}
+
+/// Not the first line alone, in a matrix or among the rows of the experts.
+#[test]
+fn every_scale_is_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let moe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/moe_k20");
+    quantize::write(&moe, Dtype::Int8, folder.path()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let good = fs::read(&path).unwrap();
+    let data = 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&good[8..data]).unwrap();
+    let offset = |name: &str, i: usize| data + header[name]["data_offsets"][i].as_u64().unwrap() as usize;
+    // The last scale of the experts, and one in the second half of a tile.
+    let experts = "model.layers.0.mlp.down_embed.weight";
+    for (name, at) in [(experts, offset(experts, 1) - 2), (Q_PROJ, offset(Q_PROJ, 0) + 32)] {
+        let mut bad = good.clone();
+        bad[at..at + 2].copy_from_slice(&0x7f80u16.to_le_bytes());
+        fs::write(&path, bad).unwrap();
+        let error = Checkpoint::load(folder.path(), &LoadOptions::default()).map(drop).unwrap_err();
+        assert!(matches!(&error, Error::NonFiniteValue { place } if place.contains(name)), "{error}");
+    }
 }
 
 /// Whatever stands in the folder stays: weights of any name, shards, the source itself, another model's config.
