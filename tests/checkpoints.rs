@@ -191,8 +191,10 @@ fn tensors_decide_where_the_config_is_silent() {
     assert!(told.variant.tied && told.notes.len() == 1 && told.notes[0].contains("lm_head.weight"), "{:?}", told.notes);
     let moe = with_config("moe_k2", |c| drop(c.as_object_mut().unwrap().remove("is_moe"))).unwrap();
     assert!(moe.config.is_moe && moe.variant.is_moe && moe.notes.len() == 1);
-    let biased = with_config("v2_bias", |c| c["attention_bias"] = json!(false)).unwrap();
-    assert!(biased.weights.layers[0].q_proj.bias.is_some());
+    let biased = with_config("v2_bias", |c| (c["attention_bias"], c["mlp_bias"]) = (json!(false), json!(false))).unwrap();
+    let b = biased.variant.biases;
+    let all = [b.q_proj, b.k_proj, b.v_proj, b.dt_proj, b.o_proj, b.gate_proj, b.up_proj, b.down_proj];
+    assert_eq!((all, biased.ignored), ([true; 8], vec![]));
     // model_type says nothing about the variant.
     let v1 = with_config("v1_gqa", |c| c["model_type"] = json!("doge2")).unwrap();
     assert_eq!(v1.variant.generation(&v1.config), "V1");
@@ -261,6 +263,85 @@ fn random_refuses_what_no_model_is() {
     heads.mask_heads = 5;
     assert!(matches!(Checkpoint::random(config, heads, Dtype::F32, 0), Err(Error::BadArgument { what: "mask_heads", .. })));
     assert!(matches!(family::preset("70b"), Err(Error::UnknownWord { .. })));
+}
+
+#[test]
+fn experts_that_no_config_announces_are_checked() {
+    let bad = with_config("moe_k2", |c| {
+        c.as_object_mut().unwrap().remove("is_moe");
+        c["num_experts_per_tok"] = json!(50);
+    });
+    let error = bad.map(drop).unwrap_err();
+    assert!(matches!(&error, Error::BadConfig { why, .. } if why.contains("num_experts_per_tok")), "{error}");
+}
+
+#[test]
+fn the_single_file_wins_over_an_index() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(golden("v2_gqa").join(file), folder.path().join(file)).unwrap();
+    }
+    fs::write(folder.path().join("model.safetensors.index.json"), r#"{"weight_map": {"a": "gone.safetensors"}}"#).unwrap();
+    Checkpoint::load(folder.path(), &LoadOptions::default()).unwrap();
+}
+
+/// From 9 MB on several threads convert a part each, as they do with every published model's embedding.
+#[test]
+fn large_tensors_are_converted_like_small_ones() {
+    let rows = 40_000;
+    let x: Vec<f32> = (0..rows * 64).map(|i| ((i % 9973) as f32 - 4000.0) / 64.0).collect();
+    let json = r#"{"model_type": "doge", "vocab_size": 40000, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": true}"#;
+    let mut tensors = vec![("model.embed_tokens.weight".to_string(), vec![rows, 64], &x[..])];
+    let layer = [
+        ("input_layernorm.weight", vec![64]),
+        ("input_residual", vec![64]),
+        ("post_attention_layernorm.weight", vec![64]),
+        ("post_attention_residual", vec![64]),
+        ("self_attn.A", vec![1]),
+        ("self_attn.dt_proj.weight", vec![1, 32]),
+        ("self_attn.q_norm.weight", vec![32]),
+        ("self_attn.k_norm.weight", vec![32]),
+        ("self_attn.q_proj.weight", vec![64, 64]),
+        ("self_attn.k_proj.weight", vec![32, 64]),
+        ("self_attn.v_proj.weight", vec![32, 64]),
+        ("self_attn.o_proj.weight", vec![64, 64]),
+        ("mlp.gate_proj.weight", vec![8, 64]),
+        ("mlp.up_proj.weight", vec![8, 64]),
+        ("mlp.down_proj.weight", vec![64, 8]),
+    ];
+    tensors.push(("model.norm.weight".into(), vec![64], &x[..64]));
+    tensors.extend(layer.map(|(name, shape)| {
+        let count = shape.iter().product();
+        (format!("model.layers.0.{name}"), shape, &x[..count])
+    }));
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, shape, numbers) in tensors {
+        let begin = data.len();
+        data.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
+        header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]}));
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+    let load = |file: &[u8], dtype: Option<Dtype>| {
+        Checkpoint::from_bytes(json, Mapped::from_vec(file.to_vec()), &LoadOptions::default().dtype(dtype))
+    };
+    for dtype in [Dtype::Bf16, Dtype::F16] {
+        let held = load(&file, Some(dtype)).unwrap();
+        let round = |x: &f32| if dtype == Dtype::F16 { f16::from_f32(*x).to_f32() } else { bf16::from_f32(*x).to_f32() };
+        let differs = numbers(&held.weights.embed_tokens).iter().zip(&x).position(|(held, x)| *held != round(x));
+        assert_eq!(differs, None, "{dtype}");
+    }
+    let set = |file: &mut [u8], at: usize, x: f32| file[8 + header.len() + 4 * at..][..4].copy_from_slice(&x.to_le_bytes());
+    set(&mut file, 0, f32::MAX);
+    let error = load(&file, Some(Dtype::Bf16)).map(drop).unwrap_err();
+    assert!(matches!(&error, Error::BadTensor { why, .. } if why.contains("does not fit bf16")), "{error}");
+    // What is no number is named, whichever thread finds it, and the first of several.
+    for at in [2_000_001, 5000] {
+        set(&mut file, at, f32::NAN);
+        let error = load(&file, None).map(drop).unwrap_err();
+        assert!(error.to_string().contains(&format!("element {at}")), "{error}");
+    }
 }
 
 #[test]

@@ -3,11 +3,15 @@
 use std::path::Path;
 
 use doge_engine::model::{Config, RopeParameters};
-use doge_engine::Activation;
+use doge_engine::{Activation, Error};
 use serde_json::{json, Value};
 
 fn read(json: Value) -> Config {
     Config::from_json(json.to_string().as_bytes(), Path::new("config.json")).unwrap()
+}
+
+fn refused(json: Value) -> Error {
+    Config::from_json(json.to_string().as_bytes(), Path::new("config.json")).unwrap_err()
 }
 
 #[test]
@@ -165,6 +169,32 @@ fn original_max_position_embeddings_has_an_order() {
     assert_eq!(original(json!(32), json!(64)), (32, 8.0));
     assert_eq!(original(json!(null), json!(64)), (64, 4.0));
     assert_eq!(original(json!(null), json!(null)), (256, 1.0));
+}
+
+#[test]
+fn partial_rotation_is_refused_in_the_dict_too() {
+    let dict = |factor: f64| json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": factor}});
+    assert!(matches!(refused(dict(0.5)), Error::UnsupportedModel { .. }));
+    assert_eq!(read(dict(1.0)), Config::default());
+}
+
+#[test]
+fn longrope_and_yarn_take_all_their_factors() {
+    let longrope = |outside: Value| {
+        let mut json =
+            json!({"head_dim": 4, "rope_parameters": {"rope_type": "longrope", "short_factor": [1, 1], "long_factor": [1, 1]}});
+        json.as_object_mut().unwrap().extend(outside.as_object().unwrap().clone());
+        json
+    };
+    // The factor follows from the lengths, and a single place has none.
+    assert!(matches!(refused(longrope(json!({"max_position_embeddings": 1}))), Error::BadConfig { .. }));
+    let mut given = longrope(json!({}));
+    (given["rope_parameters"]["factor"], given["rope_parameters"]["attention_factor"]) = (json!(2), json!(1.5));
+    assert!(matches!(read(given).rope, RopeParameters::Longrope { attention_factor: Some(f), .. } if f == 1.5));
+    let yarn = json!({"rope_parameters": {"rope_type": "yarn", "factor": 4, "mscale": 2.0, "mscale_all_dim": 0.5}});
+    assert!(
+        matches!(read(yarn).rope, RopeParameters::Yarn { mscale: Some(a), mscale_all_dim: Some(b), .. } if (a, b) == (2.0, 0.5))
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use doge::{config, cpu, logits, model, models, moe, prompt, session};
 use doge_engine::{
-    model::{Checkpoint, Config, LayerWeights, Model, Session, SessionOptions, Variant},
+    model::{Checkpoint, Config, LayerWeights, Model, RopeParameters, Session, SessionOptions, Variant},
     ops::{Activations, Routing},
     reference, stride_bytes, Dtype, Float, Layout as Order,
 };
@@ -260,6 +260,67 @@ fn a_long_sequence_takes_constant_memory_and_time(v1: bool) {
 #[test]
 fn a_long_sequence_of_v1() {
     a_long_sequence_takes_constant_memory_and_time(true);
+}
+
+/// At the edges of `yarn` and `longrope`, which no golden case has.
+#[test]
+fn rope_options_are_those_of_the_reference() {
+    let yarn = |factor, original, (mscale, mscale_all_dim), (beta_fast, beta_slow)| RopeParameters::Yarn {
+        factor,
+        original_max_position_embeddings: original,
+        attention_factor: None,
+        mscale,
+        mscale_all_dim,
+        beta_fast,
+        beta_slow,
+        truncate: true,
+    };
+    let longrope = |factor, attention_factor| RopeParameters::Longrope {
+        short_factor: vec![1.0, 1.2, 1.4, 1.6, 2.0, 3.0],
+        long_factor: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        factor,
+        original_max_position_embeddings: 20,
+        attention_factor,
+    };
+    let (betas, scales) = ((32.0, 1.0), (Some(2.0), Some(0.5)));
+    for rope in [
+        yarn(8.0, 32, (None, None), betas),
+        yarn(8.0, 32, scales, betas),
+        yarn(8.0, 32, (Some(2.0), None), betas),
+        yarn(0.5, 32, scales, betas),
+        yarn(4.0, 200, (None, None), (2.0, 2.0)), // truncated, low and high differ by one
+        yarn(4.0, 4, (None, None), (2.0, 1.0)),   // low below 0, high too
+        yarn(4.0, 4000, (None, None), (1e-9, 1e-9)), // high beyond the last pair
+        yarn(4.0, 2000, (None, None), (1e-9, 1e-12)), // both beyond: equal after the clamp
+        longrope(4.0, None),
+        longrope(0.5, None),
+        longrope(4.0, Some(1.3)),
+    ] {
+        let model = model(config(|c| (c.rope, c.max_position_embeddings) = (rope.clone(), 64)), false, Dtype::F32);
+        let mut truth = reference::forward::Session::new(model.config(), &model.checkpoint().weights);
+        let ids = prompt(40);
+        let want = truth.forward(&ids, reference::product_key_router::Routing::PerToken).pop().unwrap();
+        let mut session = session(&model, &cpu(1), 16);
+        let got = session.feed(&ids).unwrap();
+        let top = want.iter().fold(0.0, |top: f64, x| top.max(x.abs()));
+        let error = |(a, b): (&f32, &f64)| (f64::from(*a) - b).abs();
+        let near = got.iter().zip(&want).all(|pair| error(pair) <= (4e-6 * top).max(2e-5)); // NaN is not
+        assert!(near, "{rope:?}");
+    }
+}
+
+#[test]
+fn ties_in_a_sliding_window_keep_the_earlier_key() {
+    // Three tokens only: in layer 0 a token has one mask value, wherever it stands.
+    let change = |c: &mut Config| (c.sliding_window, c.keep_window_size, c.num_hidden_layers) = (Some(12), 5, 1);
+    let model = model(config(change), false, Dtype::F32);
+    let ids: Vec<u32> = (0..40u32).map(|t| t * t % 7 % 3 + 5).collect();
+    let mut truth = reference::forward::Session::new(model.config(), &model.checkpoint().weights);
+    let want: Vec<f64> = truth.forward(&ids, reference::product_key_router::Routing::PerToken).concat();
+    let got = logits(&mut session(&model, &cpu(1), 16), &ids, &[40]);
+    assert_eq!(got.len(), want.len());
+    let error = |(a, b): (&u32, &f64)| (f64::from(f32::from_bits(*a)) - b).abs();
+    assert_eq!(got.iter().zip(&want).position(|pair| !matches!(error(pair), 0.0..=2e-5)), None);
 }
 
 #[test]
