@@ -96,6 +96,7 @@ class OpenVino(Worker):
 
     def open(self, size, dtype, keep_window):
         self.models.mkdir(parents=True, exist_ok=True)
+        self.notes = {"head": "last"}  # of a prompt; the first results have it for every token
         folder = self.models / f"openvino-{size}-{dtype}"
         self.start([self.own.python, HERE / "worker_openvino.py", size, folder, dtype, self.options.threads])
 

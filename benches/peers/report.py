@@ -5,6 +5,7 @@ Usage: report.py RESULT.json [--readme FILE]        writes RESULT.md anew, and t
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import re
@@ -15,16 +16,25 @@ BEGIN, END = "<!-- benches/peers/run.py writes this table -->", "<!-- end of the
 
 
 def path(folder, result):
+    """Where a new result goes: beside what the same CPU has of the same day, not over it."""
     cpu = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(r\)|\(tm\)|cpu|processor", "", result["machine"]["cpu"].lower())).strip("-")
-    return folder / f"{result['date'][:10]}-{cpu}.json"
+    names = (f"{result['date'][:10]}-{cpu}{more}.json" for more in itertools.chain([""], (f"-{n}" for n in itertools.count(2))))
+    return next(folder / name for name in names if not (folder / name).exists())
 
 
 def rate(x):
     return f"{x:.2f}" if x < 100 else f"{x:.1f}" if x < 1000 else f"{x:.0f}"
 
 
-def cell(entry):
-    return f"{rate(entry['tokens_per_second'])} ± {rate(entry['mad'])}{'' if entry['quiet'] else ' !'}"
+def cell(entry, rounds=None):
+    turns = len(entry["turns"])
+    taken = "" if rounds in (None, turns) else f" ({turns} turn{'s' if turns > 1 else ''})"
+    return f"{rate(entry['tokens_per_second'])} ± {rate(entry['mad'])}{taken}{'' if entry['quiet'] else ' !'}"
+
+
+def kv_dtype(entry):
+    """The first results do not name it: there was one."""
+    return entry.get("kv_dtype", "f32")
 
 
 def share(entry):
@@ -50,7 +60,7 @@ def table(head, lines):
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(cells) + " |" for cells in lines)]
 
 
-def section(rows):
+def section(rows, rounds):
     """Every row with every engine that is in one of them."""
     names = [name for name in [*OURS, *PEERS] if any(name in row["engines"] for row in rows)]
     ours = [name for name in names if name in OURS]
@@ -61,7 +71,7 @@ def section(rows):
         cells = [row["model"], row["dtype"], str(row["keep_window_size"]), row["test"], str(row["depth"])]
         for name in names:
             entry = row["engines"].get(name)
-            cells.append(cell(entry) if entry else "—")
+            cells.append(cell(entry, rounds) if entry else "—")
             cells += [times(row, name, mine) for mine in ours] if name in PEERS else [share(entry) if entry else "—"]
         lines.append(cells)
     return table(head, lines)
@@ -82,9 +92,17 @@ def stand_ins(result):
     if not without:
         return []
     others = [name for name in PEERS if name in names and name not in without]
-    return ["", f"There is no Doge for {' and '.join(without)}: a Qwen3 of the same shape with random weights ran there. It has no "
+    text = (f"There is no Doge for {' and '.join(without)}: a Qwen3 of the same shape with random weights ran there. It has no "
             "dynamic mask and no gated residuals, so slightly less work a token, and its attention reads every token before, not "
-            "only the keys of doge's keep window." + (f" {' and '.join(others)} ran the Doge checkpoint itself." if others else "")]
+            "only the keys of doge's keep window.")
+    if any(row["engines"]["openvino"].get("head") != "last" for row in prompts(result, "openvino")):
+        text += (" Of prompts openvino computed the head for every token, the others for the last one alone: with 512 tokens 1.1 "
+                 "(320M), 1.2 (160M), 1.45 (60M) and 2.8 (20M) times the work of the matrices.")
+    return ["", text + (f" {' and '.join(others)} ran the Doge checkpoint itself." if others else "")]
+
+
+def prompts(result, name):
+    return [row for row in result["rows"] if row["test"].startswith("pp") and name in row["engines"]]
 
 
 def markdown(result):
@@ -97,12 +115,12 @@ def markdown(result):
              "machine's speed changed in between."]
     text += stand_ins(result)
     for name in dict.fromkeys(row["section"] for row in result["rows"]):
-        text += ["", f"## {name}", "", *section([row for row in result["rows"] if row["section"] == name])]
+        text += ["", f"## {name}", "", *section([row for row in result["rows"] if row["section"] == name], result["rounds"])]
     entries = [entry for row in result["rows"] for entry in row["engines"].values()]
     if not all(entry["quiet"] for entry in entries):
         text += ["", "!: something else was running all the time."]
     ours = [(row["dtype"], entry) for row in result["rows"] for entry in row["engines"].values() if "isa" in entry]
-    ran = {(dtype, *(entry[key] for key in ("activations", "kv_dtype", "isa", "instruction"))) for dtype, entry in ours}
+    ran = {(dtype, entry["activations"], kv_dtype(entry), entry["isa"], entry["instruction"]) for dtype, entry in ours}
     text += ["", "What doge ran with:", "", *table(["weights", "input", "K and V", "isa", "instruction"], sorted(ran))]
     if result["missing"]:
         text += ["", "Missing:", ""]
@@ -117,7 +135,8 @@ def summary(result):
     for row in result["rows"]:
         for ours in ("doge", "doge-bf16"):
             if row["section"] == "main" and ours in row["engines"]:
-                form = row["engines"][ours]["activations"] + (", bf16 K and V" if ours == "doge-bf16" else "")
+                entry = row["engines"][ours]
+                form = entry["activations"] + ("" if kv_dtype(entry) == "f32" else f", {kv_dtype(entry)} K and V")
                 rows.setdefault((row["model"], f"{row['dtype']} × {form}", ours), {})[row["test"][:2]] = row
     peers = [name for name in PEERS if any(name in row["engines"] for both in rows.values() for row in both.values())]
     for (model, formats, ours_name), both in rows.items():

@@ -4,16 +4,17 @@
 Only the standard library is needed to start: each engine gets a Python environment of its own from PyPI, under
 target/peers, where the models are made, too. An engine that cannot be set up, or has no such format, is listed with the
 reason. In every round each engine has its turn, in rotating order; ratios are taken within a round, so that a machine
-that drifts drifts for all. A turn during which others used more than --quiet of the CPUs is taken again, at most --again
-times, and marked ! if it was never quiet.
+that drifts drifts for all. A turn during which others used more than --quiet of the CPUs, or whose samples differ by more than
+a factor of two, is taken again, at most --again times, and marked ! if it was never quiet.
 
 transformers loads the very checkpoint that doge loads. llama.cpp and OpenVINO have no Doge: they run a Qwen3 of the same
-shape, which has neither the dynamic mask nor the gated residuals, so slightly less to do.
+shape, which has neither the dynamic mask nor the gated residuals, so slightly less to do. Of a prompt each computes the head for
+the last token alone.
 
 Sections: main, every size and format; long, a token deep in a context; moe, experts.
 
-Writes benches/results/<date>-<cpu>.json and .md, after every row what there is by then. Where --readme is given, the table
-of the README as well.
+Writes benches/results/<date>-<cpu>.json and .md, after every row what there is by then; a second run of a day writes <cpu>-2.
+Where --readme is given, the table of the README as well.
 """
 
 import argparse
@@ -76,18 +77,21 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+# Samples of a turn that differ by more than this factor: one of them stood still, which no share of the CPUs tells.
+STALLED = 2
+
+
 def take(engine, options, row):
-    """One turn: the quietest of those taken."""
-    best = None
+    """One turn: of those taken the quietest, of those without a stalled sample if there are such."""
+    taken = []
     for _ in range(options.again + 1):
         watch = Watch(engine.pids())
         samples = engine.samples(*row, options.samples)
-        foreign = watch.foreign() or 0.0
-        if best is None or foreign < best["foreign"]:
-            best = {"samples": samples, "foreign": foreign, **engine.paired}
-        if foreign <= options.quiet:
+        foreign, stalled = watch.foreign() or 0.0, max(samples) > STALLED * min(samples)
+        taken.append((stalled, foreign, {"samples": samples, "foreign": foreign, **engine.paired}))
+        if foreign <= options.quiet and not stalled:
             break
-    return best
+    return min(taken, key=lambda turn: turn[:2])[2]
 
 
 def measure(ready, missing, options, group, row):
@@ -188,6 +192,7 @@ def main():
         "versions": {},
         "rounds": options.rounds,
         "samples_in_a_round": options.samples,
+        "options": {"quiet": options.quiet},
         "rows": [],
         "missing": missing,
     }
