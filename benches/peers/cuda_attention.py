@@ -12,6 +12,18 @@ this time: the attention_prefill kernels of `doge bench --device cuda -p LENGTH`
 import argparse
 import json
 
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lengths", type=int, nargs="*", default=[2048, 16384])
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--window", type=int, default=2048)
+    return parser.parse_args()
+
+
+args = arguments()  # first, so that --help does without what follows
+
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -48,12 +60,6 @@ def doge_mask(heads, length, window):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lengths", type=int, nargs="*", default=[2048, 16384])
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--window", type=int, default=2048)
-    args = parser.parse_args()
     for length in args.lengths:
         q, k, v = (torch.randn(1, args.heads, length, args.head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(3))
         causal = length * (length + 1) // 2

@@ -5,10 +5,9 @@ Usage: make_model.py SIZE FOLDER [--dtype f32|bf16] [--keep-window N]        nee
 
 import argparse
 import json
+import math
 import os
 import pathlib
-
-import numpy as np
 
 from shapes import HEAD_DIM, MAX_TOKENS, SHAPES, VOCAB
 
@@ -17,6 +16,8 @@ DTYPES = {"f32": ("F32", "float32"), "bf16": ("BF16", "bfloat16")}  # in safeten
 
 def tensors(hidden, inter, layers, heads, kv):
     """Names, shapes, and how to make each one, as f32."""
+    import numpy as np  # here, so that --help does without
+
     rng = np.random.default_rng(0)
 
     def matrix(rows, cols):
@@ -49,6 +50,8 @@ def tensors(hidden, inter, layers, heads, kv):
 
 
 def to_bytes(x, dtype):
+    import numpy as np
+
     if dtype == "f32":
         return x.tobytes()
     bits = x.view(np.uint32)
@@ -59,7 +62,7 @@ def write_safetensors(path, shape, dtype):
     """The length of a JSON header, the header, the data: numpy has no bf16 that a library could take."""
     width, header, end = {"f32": 4, "bf16": 2}[dtype], {"__metadata__": {"format": "pt"}}, 0
     for name, dims, _ in tensors(*shape):
-        start, end = end, end + width * int(np.prod(dims))
+        start, end = end, end + width * math.prod(dims)
         header[name] = {"dtype": DTYPES[dtype][0], "shape": list(dims), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 64)  # so that the data is aligned
