@@ -60,6 +60,42 @@ fn json_rows_are_complete() {
     assert!(bytes(3) > bytes(1), "{} and {}", bytes(3), bytes(1));
 }
 
+/// The bytes of the state are the mean over the places of the test, also where the window is full before it ends.
+#[test]
+fn the_state_is_counted_as_it_fills() {
+    let rows = stdout("bench -m models/doge-bard -w 4 -p 0 -n 1,64 -d 0,64 -r 1 --no-warmup -q -o jsonl");
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(rows.iter().all(|row| row["keep_window"] == 4), "{rows:?}");
+    let [nothing, filling, full, _] = [0, 1, 2, 3].map(|i| rows[i]["bytes_per_token"].as_f64().unwrap());
+    // No key, then one, two, three, and four for the other sixty.
+    let (got, want) = ((filling - nothing) / (full - nothing), (1 + 2 + 3 + 60 * 4) as f64 / (64 * 4) as f64);
+    assert!((got - want).abs() < 0.02, "{got}, not {want}"); // V1's heads have rows of their own once a key is dropped
+}
+
+/// A short prompt reads as much as a token and does as little, a longer one is bound by its products.
+#[test]
+fn a_row_stands_beside_what_takes_longer() {
+    let rows = stdout("bench --preset 20m --dtype f32 -p 1,64 -n 4 -r 1 -t 1 --no-warmup -q -o jsonl");
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let limits: Vec<_> = rows.iter().map(|row| (row["test"].as_str().unwrap(), row["roof"]["of"].as_str().unwrap())).collect();
+    assert_eq!(limits, [("pp1", "bytes read"), ("pp64", "operations"), ("tg4", "bytes read")]);
+    let [one, token] = [0, 2].map(|i| rows[i]["bytes_per_token"].as_f64().unwrap());
+    assert!((one / token - 1.0).abs() < 0.01, "{one} and {token}");
+}
+
+/// Rows are told apart by what they ran with, and what would be the same is measured once.
+#[test]
+fn forms_are_rows_where_they_differ() {
+    let named = |more: &str| -> Vec<(String, String)> {
+        let args = "bench --preset 20m --dtype int8 --isa scalar --activations f32,bf16 -p 2 -n 0 -r 1 --no-warmup -q -o jsonl";
+        let of = |row: Value| (row["activations"].as_str().unwrap().into(), row["attention"].as_str().unwrap().into());
+        stdout(&format!("{args}{more}")).lines().map(|line| of(serde_json::from_str(line).unwrap())).collect()
+    };
+    let row = |attention: &str| ("int8".to_string(), attention.to_string());
+    assert_eq!(named(""), [row("f32")]);
+    assert_eq!(named(" --kv-dtype bf16"), [row("f32"), row("bf16")]);
+}
+
 #[test]
 fn every_output_has_the_rows() {
     let lines: Vec<Value> = stdout(&format!("{ROWS} jsonl")).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -71,10 +107,11 @@ fn every_output_has_the_rows() {
     assert_eq!(columns.len(), 5);
     assert!(columns.iter().all(|&n| n == columns[0]), "{csv}"); // in this model's name and formats no comma is quoted
 
-    let md = stdout(&format!("{ROWS} md"));
-    let bars: Vec<usize> = md.lines().map(|line| line.matches('|').count()).collect();
-    assert_eq!(bars.len(), 6);
-    assert!(bars.iter().all(|&n| n == bars[0]), "{md}");
+    for (window, expected) in [("", 15), (" -w 9", 16)] {
+        let md = stdout(&format!("{ROWS} md{window}"));
+        let bars: Vec<usize> = md.lines().map(|line| line.matches('|').count()).collect();
+        assert_eq!(bars, [expected; 6], "{md}");
+    }
 }
 
 #[test]
@@ -141,7 +178,7 @@ fn rows_are_not_lost_with_one_that_fails() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_prompt_without_end_is_refused() {
-    let doge = format!("ulimit -v 8000000; exec {} bench -m models/doge-bard -n 0 -q -p 4294967295", env!("CARGO_BIN_EXE_doge"));
+    let doge = format!("ulimit -v 8000000; exec {} bench -m models/doge-bard -n 0 -q -p 4294967294", env!("CARGO_BIN_EXE_doge"));
     let output = Command::new("sh").args(["-c", &doge]).env_remove("DOGE_ISA").output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && stderr.contains("cannot allocate"), "{:?} {stderr}", output.status);
@@ -154,6 +191,7 @@ fn wrong_usage_is_refused() {
         ("bench --preset 20m -p 0 -n 0", "nothing to measure"),
         ("bench --preset 20m --dtype f33", "f33"),
         ("bench --preset 20m -t 2,some", "auto, or a number"),
+        ("bench -m models/doge-bard -d 4294967295 -o json", "at most 4294967294 tokens: too few for pp512 at depth 4294967295"),
         ("perplexity no-such-file", "no-such-file"),
     ] {
         let output = doge(args);

@@ -9,7 +9,7 @@ use doge_engine::{
     Dtype, Error, Float, Result,
 };
 
-use super::cost;
+use super::cost::Cost;
 use crate::{
     failure::Failure,
     host,
@@ -24,6 +24,21 @@ const WARM_UP: usize = 16;
 pub enum Test {
     Prompt(usize),
     Generate(usize),
+}
+
+impl Test {
+    pub fn tokens(self) -> usize {
+        let (Test::Prompt(tokens) | Test::Generate(tokens)) = self;
+        tokens
+    }
+
+    /// Tokens that go through the layers together, as far as it decides which threads run them.
+    fn rows(self) -> usize {
+        match self {
+            Test::Prompt(tokens) => tokens,
+            Test::Generate(_) => 1,
+        }
+    }
 }
 
 impl std::fmt::Display for Test {
@@ -55,23 +70,19 @@ pub enum Limit {
     Copy,
 }
 
-/// Who ran a test, and what bounds it there.
+/// Who ran a test.
 struct Ran {
     form: Activations,
     instruction: &'static str,
     isa: &'static str,
     threads: usize,
-    limit: Limit,
 }
 
 impl Ran {
     fn on_cpu(cpu: &Cpu, test: Test, roofs: &Roofs, dtype: Dtype) -> Self {
-        let (threads, limit) = match test {
-            Test::Prompt(n) => (cpu.for_rows(n).threads(), Limit::Arithmetic),
-            Test::Generate(_) => (cpu.threads(), Limit::Reading),
-        };
-        let instruction = roofs.arithmetic.peak_instruction(products(cpu, dtype).0);
-        Ran { form: cpu.activations(), instruction, isa: cpu.kernels().isa().name(), threads, limit }
+        let instruction = roofs.of(test).peak_instruction(products(cpu, dtype).0);
+        let threads = cpu.for_rows(test.rows()).threads();
+        Ran { form: cpu.activations(), instruction, isa: cpu.kernels().isa().name(), threads }
     }
 
     fn on_device(cpu: &Cpu, test: Test) -> Self {
@@ -79,7 +90,7 @@ impl Ran {
             Test::Prompt(_) => cpu.activations(),
             Test::Generate(_) => Activations::F32, // tensor cores are for blocks
         };
-        Ran { form, instruction: "cuda", isa: "cuda", threads: 1, limit: Limit::Copy }
+        Ran { form, instruction: "cuda", isa: "cuda", threads: 1 }
     }
 }
 
@@ -91,16 +102,36 @@ fn products(cpu: &Cpu, dtype: Dtype) -> (PeakKind, f64) {
     (cpu.peak_kind(dtype), 1.0)
 }
 
-/// What measures the limits.
+/// What measures the limits: each by the threads that run the test.
 struct Roofs {
-    reads: Roof,
-    arithmetic: Roof,
+    token: Roof,
+    /// If these are others.
+    block: Option<Roof>,
 }
 
 impl Roofs {
-    fn buffer_bytes(&self) -> u64 {
-        (self.reads.buffer_bytes() + self.arithmetic.buffer_bytes()) as u64
+    /// For working sets of up to `bytes` bytes.
+    fn new(cpu: &Cpu, bytes: usize) -> Result<Self> {
+        let several = cpu.for_rows(2);
+        let block = (several.threads() != cpu.threads()).then(|| Roof::new(&several, bytes)).transpose()?;
+        Ok(Roofs { token: Roof::new(cpu, bytes)?, block })
     }
+
+    fn of(&self, test: Test) -> &Roof {
+        self.block.as_ref().filter(|_| test.rows() > 1).unwrap_or(&self.token)
+    }
+
+    fn buffer_bytes(&self) -> u64 {
+        (self.token.buffer_bytes() + self.block.as_ref().map_or(0, Roof::buffer_bytes)) as u64
+    }
+}
+
+/// Operations a second of such a token's, those of the matrices and those of attention each by its own instruction.
+fn arithmetic(roof: &Roof, cpu: &Cpu, cost: Cost, dtype: Dtype, kv_dtype: Float) -> f64 {
+    let ((kind, parts), of_attention) = (products(cpu, dtype), cpu.peak_kind(kv_dtype.into()));
+    let peak = roof.peak(kind).operations_per_second;
+    let peak_of_attention = if of_attention == kind { peak } else { roof.peak(of_attention).operations_per_second };
+    cost.operations() / (cost.matrices * parts / peak + cost.attention / peak_of_attention)
 }
 
 /// One row of the table.
@@ -109,6 +140,8 @@ pub struct Row {
     pub dtype: Dtype,
     /// The form in which the weights meet their input.
     pub activations: &'static str,
+    /// The form in which K and V meet the queries.
+    pub attention: &'static str,
     /// What multiplies them.
     pub instruction: &'static str,
     pub isa: &'static str,
@@ -116,20 +149,25 @@ pub struct Row {
     pub threads: usize,
     pub test: String,
     pub depth: usize,
+    /// Keys that are kept at most.
+    pub keep_window: usize,
     /// Of K and V.
     pub kv_dtype: Float,
     /// Tokens per second of each sample, in the order taken.
     pub samples: Vec<f64>,
-    /// Read from memory for a token: weights once for a block of a prompt, and the state.
-    pub bytes_per_token: f64,
-    /// Of the matrices; a product and its sum are two.
-    pub operations_per_token: f64,
+    pub cost: Cost,
     pub limit: Limit,
     pub roof: Beside,
     pub peak_rss_bytes: Option<u64>,
 }
 
 impl Row {
+    /// What tells it from the others, for a message.
+    pub fn name(&self) -> String {
+        let Row { model, dtype, activations, isa, test, threads, depth, .. } = self;
+        format!("{model} {dtype} × {activations} on {isa}, {test} at depth {depth}, {threads} threads")
+    }
+
     pub fn median(&self) -> f64 {
         samples::median(self.samples.clone())
     }
@@ -141,8 +179,8 @@ impl Row {
     /// What the limit limits, of one token.
     fn per_token(&self) -> f64 {
         match self.limit {
-            Limit::Reading | Limit::Copy => self.bytes_per_token,
-            Limit::Arithmetic => self.operations_per_token,
+            Limit::Reading | Limit::Copy => self.cost.bytes,
+            Limit::Arithmetic => self.cost.operations(),
         }
     }
 
@@ -164,10 +202,14 @@ impl Bench {
         cpu: &Cpu,
         hand_over: &mut dyn FnMut(Row) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let state = Session::new(model, cpu, self.session)?.state_bytes(usize::MAX).min(usize::MAX as u128) as usize;
-        // Reads for single tokens, arithmetic for blocks: each by the threads that run them.
-        let reads = Roof::new(cpu, model.checkpoint().bytes_per_token().saturating_add(state))?;
-        let roofs = Roofs { reads, arithmetic: Roof::new(&cpu.for_rows(2), 0)? };
+        let empty = Session::new(model, cpu, self.session)?;
+        let limit = empty.ctx_size();
+        let every = self.depths.iter().flat_map(|&depth| self.tests.iter().map(move |&test| (depth, test)));
+        if let Some((depth, test)) = every.into_iter().find(|(depth, test)| depth.saturating_add(test.tokens()) > limit) {
+            return Err(Failure::Usage(format!("a sequence has at most {limit} tokens: too few for {test} at depth {depth}")));
+        }
+        let state = empty.state_bytes(usize::MAX).min(usize::MAX as u128) as usize;
+        let roofs = Roofs::new(cpu, model.checkpoint().bytes_per_token().saturating_add(state))?;
         for &depth in &self.depths {
             // Taken in once; every sample goes on from a copy.
             let mut filled = Session::new(model, cpu, self.session)?;
@@ -191,51 +233,57 @@ impl Bench {
             };
             sample(filled, short)?;
         }
-        let ran = if filled.model().is_on_device() { Ran::on_device(cpu, test) } else { Ran::on_cpu(cpu, test, roofs, dtype) };
-        let working_set = checkpoint.bytes_per_token() + filled.bytes_per_token();
-        let measure_roof = || match ran.limit {
+        let (kv_dtype, on_device) = (self.session.kv_dtype, filled.model().is_on_device());
+        let cost = Cost::of(filled, kv_dtype, test);
+        let ran = if on_device { Ran::on_device(cpu, test) } else { Ran::on_cpu(cpu, test, roofs, dtype) };
+        let working_set = checkpoint.bytes_per_token() + cost.state as usize;
+        let measured = |limit| match limit {
             Limit::Copy => copy_bandwidth(filled.model()),
-            Limit::Arithmetic => {
-                let (kind, products) = products(cpu, dtype);
-                Ok(roofs.arithmetic.peak(kind).operations_per_second / products)
-            }
-            Limit::Reading => Ok(roofs.reads.read_bandwidth(working_set)),
+            Limit::Arithmetic => Ok(arithmetic(roofs.of(test), cpu, cost, dtype, kv_dtype)),
+            Limit::Reading => Ok(roofs.of(test).read_bandwidth(working_set)),
         };
         host::reset_peak_rss();
-        let before = measure_roof()?;
-        let (mut samples, mut state) = (Vec::with_capacity(self.samples), 0);
-        for _ in 0..self.samples {
-            let (rate, state_at_end) = sample(filled, test)?;
-            samples.push(rate);
-            state = (filled.bytes_per_token() + state_at_end) / 2;
-        }
-        let after = measure_roof()?;
+        let (limit, before) = if on_device {
+            (Limit::Copy, measured(Limit::Copy)?)
+        } else {
+            // What takes longer at best.
+            let (reading, arithmetic) = (measured(Limit::Reading)?, measured(Limit::Arithmetic)?);
+            match cost.operations() / arithmetic > cost.bytes / reading {
+                true => (Limit::Arithmetic, arithmetic),
+                false => (Limit::Reading, reading),
+            }
+        };
+        let samples = (0..self.samples).map(|_| sample(filled, test)).collect::<Result<Vec<f64>>>()?;
+        let after = measured(limit)?;
         let peak_rss = host::peak_rss().map(|bytes| bytes.saturating_sub(roofs.buffer_bytes()));
         Ok(Row {
             model: name.to_string(),
             dtype,
             activations: activations_of(filled.model(), ran.form),
+            attention: match ran.form {
+                Activations::Bf16 if on_device || kv_dtype == Float::Bf16 => "bf16",
+                _ => "f32",
+            },
             instruction: ran.instruction,
             isa: ran.isa,
             threads: ran.threads,
             test: test.to_string(),
             depth: filled.tokens(),
-            kv_dtype: self.session.kv_dtype,
+            keep_window: checkpoint.config.keep_window_size,
+            kv_dtype,
             samples,
-            bytes_per_token: cost::bytes_per_token(checkpoint, test, state, filled.block()),
-            operations_per_token: cost::operations_per_token(checkpoint, test),
-            limit: ran.limit,
+            cost,
+            limit,
             roof: Beside { before, after },
             peak_rss_bytes: peak_rss,
         })
     }
 }
 
-/// Tokens per second of one run, and the bytes of state that its last token read.
-fn sample(filled: &Session, test: Test) -> Result<(f64, usize)> {
+/// Tokens per second of one run.
+fn sample(filled: &Session, test: Test) -> Result<f64> {
     let (mut session, cpu) = (filled.fork()?, filled.cpu());
-    let (Test::Prompt(n) | Test::Generate(n)) = test;
-    session.reserve(n)?;
+    session.reserve(test.tokens())?;
     let time = match test {
         Test::Prompt(n) => {
             let prompt = tokens(filled.model(), n)?;
@@ -256,7 +304,7 @@ fn sample(filled: &Session, test: Test) -> Result<(f64, usize)> {
             start.elapsed()
         }
     };
-    Ok((n as f64 / time.as_secs_f64(), session.bytes_per_token()))
+    Ok(test.tokens() as f64 / time.as_secs_f64())
 }
 
 #[cfg(feature = "cuda")]

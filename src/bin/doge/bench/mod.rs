@@ -9,7 +9,6 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 use doge_engine::{
     model::{family, Checkpoint, Config, LoadOptions, Model, SessionOptions, Variant},
-    ops::Activations,
     Device, DeviceWord, Dtype, Error, Float, Isa, Kernels,
 };
 
@@ -17,7 +16,7 @@ use crate::{
     engine::Source,
     failure::Failure,
     format::Format,
-    host,
+    host, machine,
     options::{ActivationsWord, ModelOptions},
     report,
     threads::{Asked, Threads},
@@ -32,9 +31,9 @@ const CARDS: [(&str, f64); 4] = [("20m", 142.0), ("60m", 62.0), ("160m", 28.0), 
 /// Measures tokens per second, beside what this machine could do at best.
 ///
 /// A row is a test: pp512 takes in a prompt of 512 tokens, tg128 generates 128 tokens one by one (the forward pass and the
-/// greedy choice; no tokenizer). Just before and just after it, the machine's read bandwidth (tg) or its peak arithmetic
-/// (pp) is measured with the same threads. Their mean is the roof; ~ marks a row whose two measurements differ by more
-/// than 15 %: the machine changed under it. Lists are separated by commas; every combination is a row.
+/// greedy choice; no tokenizer). Just before and just after it, the machine's read bandwidth or its peak arithmetic is measured
+/// with the same threads, whichever takes longer at best. Their mean is the roof; ~ marks a row whose two measurements differ
+/// by more than 15 %: the machine changed under it. Lists are separated by commas; every combination is a row.
 ///
 /// Without -m and --preset: the family at bf16, in short runs, beside the figures of the model cards.
 #[derive(Args, Debug)]
@@ -51,7 +50,7 @@ pub struct BenchArgs {
     /// ISA levels [default: DOGE_ISA, else the fastest that runs]
     #[arg(long, value_name = "LEVELS", value_delimiter = ',')]
     pub isa: Vec<Isa>,
-    /// Forms in which bf16 weights meet their input
+    /// Forms in which bf16 weights meet their input, and K and V in bf16 the queries
     #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',', default_value = "f32")]
     pub activations: Vec<ActivationsWord>,
     /// Device to run on: cpu, cuda, cuda:N. On a GPU the roof of every row is the bandwidth of a copy in its memory
@@ -128,7 +127,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     };
     let device = Device::open(args.device)?;
     let (runners, subjects) = (runners(args)?, subjects(args, cards)?);
-    let mut table = Table::new(args.output, if cards { &CARDS } else { &[] });
+    let cards: &[_] = if cards { &CARDS } else { &[] };
+    let mut table = Table::new(args.output, cards, args.keep_window.is_some(), machine::machine(&device));
     table.begin()?;
     let measured = measure(args, &bench, &device, &runners, subjects, &mut table);
     // What was measured is not lost with what was not.
@@ -141,7 +141,7 @@ fn measure(
     args: &BenchArgs,
     bench: &Bench,
     device: &Device,
-    runners: &[(Kernels, Asked, Activations)],
+    runners: &[(Kernels, Asked)],
     subjects: Vec<Subject>,
     table: &mut Table,
 ) -> Result<(), Failure> {
@@ -158,21 +158,34 @@ fn measure(
             }
             let name = subject.name();
             let model = device.place(Model::new(checkpoint))?;
-            for &(kernels, asked, form) in runners {
-                bench.rows(&name, &model, &asked.cpu(&model, kernels, form)?, &mut |row| {
-                    if !args.quiet && row.roof.unsteady() {
-                        report::note(format_args!("{} {}: the machine's own speed changed during the row", row.model, row.test));
-                    }
-                    table.row(row)
-                })?;
+            for &(kernels, asked) in runners {
+                for &form in forms(args, &model) {
+                    bench.rows(&name, &model, &asked.cpu(&model, kernels, form.into())?, &mut |row| {
+                        if !args.quiet && row.roof.unsteady() {
+                            report::note(format_args!("{}: the machine's own speed changed during the row", row.name()));
+                        }
+                        table.row(row)
+                    })?;
+                }
             }
         }
     }
     Ok(())
 }
 
-/// Every combination of ISA level, threads and activations.
-fn runners(args: &BenchArgs) -> Result<Vec<(Kernels, Asked, Activations)>, Failure> {
+/// The forms that are asked for, as far as they differ: on the CPU only what meets bf16 is rounded.
+fn forms<'a>(args: &'a BenchArgs, model: &Model) -> &'a [ActivationsWord] {
+    let weights = model.checkpoint().weights.embed_tokens.dtype();
+    let differ = model.is_on_device() || weights == Dtype::Bf16 || args.kv_dtype == Float::Bf16;
+    if differ {
+        &args.activations
+    } else {
+        &args.activations[..1]
+    }
+}
+
+/// Every combination of ISA level and threads.
+fn runners(args: &BenchArgs) -> Result<Vec<(Kernels, Asked)>, Failure> {
     let kernels = match &args.isa[..] {
         [] => vec![crate::engine::kernels(None)?],
         levels => levels.iter().map(|&isa| Kernels::for_isa(isa)).collect::<Result<_, _>>()?,
@@ -185,8 +198,7 @@ fn runners(args: &BenchArgs) -> Result<Vec<(Kernels, Asked, Activations)>, Failu
     for kernels in kernels {
         for threads in asked(&args.threads) {
             for threads_batch in asked(&args.threads_batch) {
-                let asked = Asked { threads, threads_batch };
-                runners.extend(args.activations.iter().map(|&form| (kernels, asked, form.into())));
+                runners.push((kernels, Asked { threads, threads_batch }));
             }
         }
     }

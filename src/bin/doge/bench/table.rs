@@ -6,34 +6,37 @@ use super::measure::{Limit, Row};
 use crate::{
     failure::Failure,
     format::{print, quoted, Format},
-    machine, report, version,
+    report, version,
 };
 
 const CSV: &str =
-    "model,dtype,activations,isa,instruction,threads,test,depth,kv_dtype,tokens_per_second,mad,samples,bytes_per_token,operations_per_token,\
-    read_gb_per_second,roof,roof_tokens_per_second,percent_of_roof,roof_steady,peak_rss_bytes,cpu,commit,version,\
+    "model,dtype,activations,isa,instruction,threads,test,depth,keep_window,kv_dtype,attention,tokens_per_second,mad,samples,\
+    bytes_per_token,operations_per_token,read_gb_per_second,roof,roof_tokens_per_second,percent_of_roof,roof_steady,peak_rss_bytes,cpu,gpu,commit,version,\
     card_tokens_per_second";
 
 pub struct Table {
     format: Format,
     /// Figures of the model cards to print beside the rows: model, tokens per second.
     cards: &'static [(&'static str, f64)],
+    /// Does the user ask for a keep window?
+    windows: bool,
     machine: Value,
     rows: Vec<Value>,
     is_empty: bool,
 }
 
 impl Table {
-    pub fn new(format: Format, cards: &'static [(&'static str, f64)]) -> Self {
-        Table { format, cards, machine: machine::machine(), rows: Vec::new(), is_empty: true }
+    pub fn new(format: Format, cards: &'static [(&'static str, f64)], windows: bool, machine: Value) -> Self {
+        Table { format, cards, windows, machine, rows: Vec::new(), is_empty: true }
     }
 
     pub fn begin(&self) -> Result<(), Failure> {
         let (card, line) = if self.cards.is_empty() { ("", "") } else { (" card, i7-11 |", "---:|") };
+        let (window, below) = if self.windows { (" keep window |", "---:|") } else { ("", "") };
         match self.format {
             Format::Md => print(&format!(
-                "| model | weights × input | isa | instruction | threads | test | depth | K, V | tok/s | ± MAD | MB/token | GB/s | % of roof | roof |{card}\n\
-                 |---|---|---|---|---:|---|---:|---|---:|---:|---:|---:|---:|---|{line}"
+                "| model | weights × input | isa | instruction | threads | test | depth |{window} K, V × query | tok/s | ± MAD | MB/token | GB/s | % of roof | roof |{card}\n\
+                 |---|---|---|---|---:|---|---:|{below}---|---:|---:|---:|---:|---:|---|{line}"
             )),
             Format::Csv => print(CSV),
             Format::Json | Format::Jsonl => Ok(()),
@@ -75,14 +78,15 @@ impl Table {
 
     fn markdown(&self, row: &Row) -> String {
         let (mark, roof) = (if row.roof.unsteady() { "~" } else { "" }, roof(row));
-        let (mb, gb) = (row.bytes_per_token / 1e6, gigabytes_per_second(row));
+        let (mb, gb) = (row.cost.bytes / 1e6, gigabytes_per_second(row));
         let digits = match row.median() {
             rate if rate < 100.0 => 2,
             rate if rate < 1000.0 => 1,
             _ => 0,
         };
+        let window = if self.windows { format!(" {} |", row.keep_window) } else { String::new() };
         let mut line = format!(
-            "| {} | {} × {} | {} | {} | {} | {} | {} | {} | {:.digits$} | {:.digits$} | {mb:.2} | {gb:.1} | {mark}{:.1} | {roof} |",
+            "| {} | {} × {} | {} | {} | {} | {} | {} |{window} {} × {} | {:.digits$} | {:.digits$} | {mb:.2} | {gb:.1} | {mark}{:.1} | {roof} |",
             row.model,
             row.dtype,
             row.activations,
@@ -92,6 +96,7 @@ impl Table {
             row.test,
             row.depth,
             row.kv_dtype,
+            row.attention,
             row.median(),
             row.mad(),
             row.percent_of_roof(),
@@ -113,12 +118,14 @@ impl Table {
             row.threads.to_string(),
             row.test.clone(),
             row.depth.to_string(),
+            row.keep_window.to_string(),
             row.kv_dtype.to_string(),
+            row.attention.to_string(),
             row.median().to_string(),
             row.mad().to_string(),
             samples.join(" "),
-            row.bytes_per_token.to_string(),
-            row.operations_per_token.to_string(),
+            row.cost.bytes.to_string(),
+            row.cost.operations().to_string(),
             gigabytes_per_second(row).to_string(),
             quoted(&roof(row)),
             row.roof_tokens_per_second().to_string(),
@@ -126,6 +133,7 @@ impl Table {
             (!row.roof.unsteady()).to_string(),
             row.peak_rss_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
             quoted(self.machine["cpu"].as_str().unwrap_or_default()),
+            quoted(self.machine["gpu"].as_str().unwrap_or_default()),
             version::COMMIT.unwrap_or_default().to_string(),
             env!("CARGO_PKG_VERSION").to_string(),
             self.card(row).map(|rate| rate.to_string()).unwrap_or_default(),
@@ -147,10 +155,12 @@ impl Table {
             "threads": row.threads,
             "test": row.test,
             "depth": row.depth,
+            "keep_window": row.keep_window,
             "kv_dtype": row.kv_dtype.to_string(),
+            "attention": row.attention,
             "tokens_per_second": {"median": row.median(), "mad": row.mad(), "samples": row.samples},
-            "bytes_per_token": row.bytes_per_token,
-            "operations_per_token": row.operations_per_token,
+            "bytes_per_token": row.cost.bytes,
+            "operations_per_token": row.cost.operations(),
             "read_gb_per_second": gigabytes_per_second(row),
             "roof_tokens_per_second": row.roof_tokens_per_second(),
             "percent_of_roof": row.percent_of_roof(),
@@ -173,7 +183,7 @@ impl Table {
 }
 
 fn gigabytes_per_second(row: &Row) -> f64 {
-    row.median() * row.bytes_per_token / 1e9
+    row.median() * row.cost.bytes / 1e9
 }
 
 /// The roof in words: `41.2 GB/s`, or `498 GOP/s`.

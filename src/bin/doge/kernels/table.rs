@@ -34,7 +34,7 @@ pub struct Table {
 impl Table {
     pub fn new(format: Format, counts: bool, baseline: Option<Baseline>) -> Self {
         let (rows, json, slower) = (Vec::new(), Vec::new(), Vec::new());
-        Table { format, counts, baseline, machine: machine::machine(), rows, json, found: 0, slower, unwritten: None }
+        Table { format, counts, baseline, machine: machine::machine(&doge_engine::Device::Cpu), rows, json, found: 0, slower, unwritten: None }
     }
 
     /// A line of the table. A comparison goes on when nobody reads it any more: its result is the exit code.
