@@ -41,7 +41,7 @@ pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
         for (op, kv, activations) in forms.into_iter().chain([("dynamic_mask_attention_bf16", Float::Bf16, Activations::Bf16)]) {
             let bytes = 2 * kv.size() * kv_heads * keys * head_dim + lists + 8 * queries * heads * head_dim;
             let make = Box::new(move |store: &mut Store, cpu: &Cpu| Attention::make(store, cpu, sizes, kv, kv_heads, keys));
-            let cost = Cost { bytes, operations };
+            let cost = Cost { bytes, written: 4 * queries * heads * head_dim, operations };
             let entry = Entry::new(op, kv.into(), format!("{queries}x{keys}"), cost, make);
             out.push(Entry { activations, main, ..entry });
         }

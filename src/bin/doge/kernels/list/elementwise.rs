@@ -19,7 +19,9 @@ use super::{
 
 pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
     let Shape { heads, kv_heads, mask_heads, head_dim: d, intermediate, vocab, .. } = *shape;
-    let entry = |op, label, bytes, operations, make| Entry::new(op, Dtype::F32, label, Cost { bytes, operations }, make);
+    let entry = |op, label, bytes, written, operations, make| {
+        Entry::new(op, Dtype::F32, label, Cost { bytes, written, operations }, make)
+    };
     for rows in [1, BLOCK] {
         let alone = |floats: usize| rows * floats < MIN_FLOATS;
         let main = rows == 1;
@@ -27,22 +29,23 @@ pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
         let n = rows * heads * d;
         // x there and back, cos and sin; four products, two sums for a pair
         let make = Box::new(move |store: &mut Store, _: &Cpu| Rope::make(store, rows, heads, d));
-        let rope = entry("rope", format!("{rows}x{heads}x{d}"), 4 * (2 * n + rows * d), 3 * n, make);
+        let rope = entry("rope", format!("{rows}x{heads}x{d}"), 4 * (2 * n + rows * d), 4 * n, 3 * n, make);
         out.push(Entry { alone: alone(heads * d), main, ..rope });
 
         let n = kv_heads * d;
         let make = Box::new(move |store: &mut Store, _: &Cpu| MaskScore::make(store, rows, n, mask_heads));
         let bytes = 4 * (rows * (n + mask_heads) + mask_heads * (n + 2));
-        let mask_score = entry("mask_score", format!("{rows}x{n}x{mask_heads}"), bytes, rows * mask_heads * (2 * n + 5), make);
+        let (written, operations) = (4 * rows * mask_heads, rows * mask_heads * (2 * n + 5));
+        let mask_score = entry("mask_score", format!("{rows}x{n}x{mask_heads}"), bytes, written, operations, make);
         out.push(Entry { alone: alone(mask_heads * n), main, ..mask_score });
 
         let n = rows * intermediate;
         let make = Box::new(move |store: &mut Store, _: &Cpu| Gated::make(store, n));
         // two in, one out; exp, sum, quotient, two products
-        let gated = entry("gated_activation", format!("{rows}x{intermediate}"), 12 * n, 5 * n, make);
+        let gated = entry("gated_activation", format!("{rows}x{intermediate}"), 12 * n, 4 * n, 5 * n, make);
         out.push(Entry { alone: alone(intermediate), main, ..gated });
     }
-    let argmax = entry("argmax", vocab.to_string(), 4 * vocab, vocab, Box::new(move |store, _| Argmax::make(store, vocab)));
+    let argmax = entry("argmax", vocab.to_string(), 4 * vocab, 0, vocab, Box::new(move |store, _| Argmax::make(store, vocab)));
     out.push(Entry { alone: true, ..argmax });
 }
 

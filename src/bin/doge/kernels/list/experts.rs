@@ -26,14 +26,14 @@ pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
     }
     // The pairs of ranks a, b with a * b <= top hold the best; then a softmax: distance, exp, quotient.
     let pairs: usize = (1..=top.min(keys)).map(|a| (top / a).min(keys)).sum();
-    let cost = Cost { bytes: 4 * (2 * keys + 2 * top), operations: pairs + 3 * top };
+    let cost = Cost { bytes: 4 * (2 * keys + 2 * top), written: 8 * top, operations: pairs + 3 * top };
     let make = Box::new(move |store: &mut Store, cpu: &Cpu| Router::make(store, cpu, keys, top));
     let entry = Entry::new("product_key_router", Dtype::F32, format!("{keys}x{top}"), cost, make);
     out.push(Entry { alone: true, ..entry });
     for dtype in Dtype::ALL {
         let rows = matrix_bytes(dtype, Layout::Rows, 2 * top, hidden).unwrap_or(usize::MAX);
         // The chosen rows of both tables, x, y there and back, ids, weights and hits there and back.
-        let cost = Cost { bytes: rows + 12 * hidden + 16 * top, operations: top * (4 * hidden + 5) };
+        let cost = Cost { bytes: rows + 12 * hidden + 16 * top, written: 4 * (hidden + top), operations: top * (4 * hidden + 5) };
         let make = Box::new(move |store: &mut Store, _: &Cpu| Mix::make(store, dtype, top, hidden));
         out.push(Entry::new("expert_mix", dtype, format!("{top}x{hidden}"), cost, make));
     }

@@ -55,13 +55,13 @@ pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
             ("split_row", Dtype::Bf16, Form::Split),
             ("quantize_row", Dtype::Int8, Form::Quantized),
         ] {
-            let cost = Cost { bytes: rows * (4 * h + form.bytes(h)), operations: 2 * rows * h };
+            let cost = Cost { bytes: rows * (4 * h + form.bytes(h)), written: rows * form.bytes(h), operations: 2 * rows * h };
             let make = Box::new(move |store: &mut Store, cpu: &Cpu| Prepare::make(store, cpu, form, dtype, rows, h));
             let entry = form.of(Entry::new(op, Dtype::F32, format!("{rows}x{h}"), cost, make));
             out.push(Entry { alone: rows * h < MIN_FLOATS, main: rows == 1, ..entry });
         }
         for dtype in Dtype::ALL {
-            let cost = Cost { bytes: rows * (bytes(dtype, TILE, h) / TILE + 4 * h), operations: 0 };
+            let cost = Cost { bytes: rows * (bytes(dtype, TILE, h) / TILE + 4 * h), written: rows * 4 * h, operations: 0 };
             let make = Box::new(move |store: &mut Store, _: &Cpu| Embed::make(store, dtype, rows, h));
             let entry = Entry::new("embed_row", dtype, format!("{rows}x{h}"), cost, make);
             out.push(Entry { alone: rows * h < MIN_FLOATS, main: rows == 1, ..entry });
@@ -84,6 +84,7 @@ fn products(dtype: Dtype, rows: usize, cols: usize, outputs: usize, main: bool) 
         let parts = if form == Form::Split { SPLIT_PARTS } else { 1 };
         let cost = Cost {
             bytes: bytes(dtype, outputs, cols) + rows * form.bytes(cols) + 4 * rows * outputs,
+            written: 4 * rows * outputs,
             operations: 2 * parts * rows * cols * outputs,
         };
         let make = Box::new(move |store: &mut Store, cpu: &Cpu| Linear::make(store, cpu, form, dtype, [rows, cols, outputs]));
@@ -251,7 +252,10 @@ impl Embed {
     fn make(store: &mut Store, dtype: Dtype, rows: usize, cols: usize) -> Result<Box<dyn Job>> {
         // As many rows as ids, or all copies together would be larger than what a call reads of them.
         let table_rows = if dtype.is_int() { rows.next_multiple_of(TILE) } else { rows };
-        let ids: Vec<u32> = (0..rows).map(|_| store.below(table_rows) as u32).collect();
+        // In any order, and each once: a row that is read again costs nothing.
+        let mut ids: Vec<u32> = (0..table_rows as u32).collect();
+        (0..rows).for_each(|i| ids.swap(i, i + store.below(table_rows - i)));
+        ids.truncate(rows);
         let (table, ids) = (store.weights(dtype, layout(dtype), table_rows, cols)?, store.of(&ids)?);
         Ok(Box::new(Embed { table, ids, out: store.zeros(rows * cols)? }))
     }

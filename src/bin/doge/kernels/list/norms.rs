@@ -20,20 +20,21 @@ const RMS_EPS: f32 = 1e-6;
 pub fn entries(shape: &Shape, out: &mut Vec<Entry>) {
     for rows in [1, SOME, BLOCK] {
         let n = shape.hidden;
-        let one = |op, bytes, operations, make| {
-            let cost = Cost { bytes, operations };
+        let one = |op, bytes, written, operations, make| {
+            let cost = Cost { bytes, written, operations };
             let entry = Entry::new(op, Dtype::F32, format!("{rows}x{n}"), cost, make);
             Entry { alone: rows * n < MIN_FLOATS, main: rows != BLOCK, ..entry }
         };
         // x and out, and the weight; a square and a sum, two products
-        out.push(one("rms_norm", 4 * (2 * rows * n + n), 4 * rows * n, Box::new(move |store, _| Norm::make(store, rows, n))));
+        let make = Box::new(move |store: &mut Store, _: &Cpu| Norm::make(store, rows, n));
+        out.push(one("rms_norm", 4 * (2 * rows * n + n), 4 * rows * n, 4 * rows * n, make));
         // x, branch, x and out, and gate and weight
         let make = Box::new(move |store: &mut Store, _: &Cpu| Residual::make(store, rows, n));
-        out.push(one("residual_rms_norm", 4 * (4 * rows * n + 2 * n), 6 * rows * n, make));
+        out.push(one("residual_rms_norm", 4 * (4 * rows * n + 2 * n), 8 * rows * n, 6 * rows * n, make));
     }
     for rows in [1, BLOCK] {
         let (heads, d) = (rows * shape.heads, shape.head_dim);
-        let cost = Cost { bytes: 4 * (2 * heads * d + d), operations: 4 * heads * d };
+        let cost = Cost { bytes: 4 * (2 * heads * d + d), written: 4 * heads * d, operations: 4 * heads * d };
         let make = Box::new(move |store: &mut Store, _: &Cpu| QkNorm::make(store, heads, d));
         let entry = Entry::new("qk_norm", Dtype::F32, format!("{heads}x{d}"), cost, make);
         out.push(Entry { alone: heads * d < MIN_FLOATS, main: rows == 1, ..entry });
