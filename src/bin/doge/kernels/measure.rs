@@ -15,13 +15,17 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    samples::{median, median_spread, Beside},
+    samples::{median, median_spread, waited, Beside},
 };
 
 /// Seconds of a sample: as many calls as take this long.
 const SAMPLE: f64 = 4e-3;
 /// A larger part of the percentage than this is a wide spread.
 const WIDE: f64 = 0.05;
+/// Threads that waited for a processor for a larger part of a group than this were disturbed.
+const DISTURBED: f64 = 0.1;
+/// What is further above its roof than this, in percent of it, was not measured beside the roof that it had.
+const BELIEVABLE: f64 = 110.0;
 /// The samples of slow calls end after this many seconds.
 const GROUP: f64 = 0.2;
 
@@ -62,6 +66,8 @@ pub struct What {
 pub struct Group {
     pub samples: Vec<f64>,
     pub roof: Beside,
+    /// For what part of the time its threads, ready to run, had no processor, on average.
+    pub waited: f64,
 }
 
 /// One row of the table: the same in several groups, each with inputs made anew.
@@ -89,8 +95,8 @@ impl Row {
         median(self.medians())
     }
 
-    /// How far from that another run may come, in seconds.
-    pub fn spread(&self) -> f64 {
+    /// How far from that another run may come, in seconds; of a few groups nobody can say.
+    pub fn spread(&self) -> Option<f64> {
         median_spread(self.medians())
     }
 
@@ -105,13 +111,13 @@ impl Row {
     }
 
     /// As [`Row::spread`], of the percentage.
-    pub fn percent_spread(&self) -> f64 {
+    pub fn percent_spread(&self) -> Option<f64> {
         median_spread(self.percents())
     }
 
     /// Do the groups say too little?
     pub fn is_wide(&self) -> bool {
-        self.percent_spread() > WIDE * self.percent_of_roof()
+        self.percent_spread().is_some_and(|spread| spread > WIDE * self.percent_of_roof())
     }
 
     /// What the limit limits, of one call.
@@ -127,9 +133,19 @@ impl Row {
         median(self.groups.iter().map(|group| group.roof.mean()).collect())
     }
 
-    /// Did the machine stay the same under every group?
+    /// Did the machine stay the same under every group, and leave it its processors?
     pub fn is_steady(&self) -> bool {
-        !self.groups.iter().any(|group| group.roof.unsteady())
+        let disturbed = |group: &Group| group.roof.unsteady() || group.waited > DISTURBED;
+        self.percent_of_roof() <= self.most_believable() && !self.groups.iter().any(disturbed)
+    }
+
+    /// A roof of bytes is one of reading; what is written meanwhile may come on top.
+    fn most_believable(&self) -> f64 {
+        let Cost { bytes, written, .. } = self.what.cost;
+        match self.limit {
+            Limit::Reading { .. } => BELIEVABLE * bytes as f64 / (bytes - written) as f64,
+            Limit::Arithmetic(_) => BELIEVABLE,
+        }
     }
 
     pub fn gigabytes_per_second(&self) -> f64 {
@@ -189,6 +205,7 @@ pub fn group<M: Machine>(
     plan: Plan,
     counters: Option<&mut Counters>,
 ) -> Result<Row, Failure> {
+    let (begin, waited_before) = (Instant::now(), waited());
     let limit = match plan.limit {
         Some(limit) => limit,
         None => roofs.limit(what.cost.bytes, what.working_set, what.cost.operations, what.kind)?,
@@ -206,7 +223,8 @@ pub fn group<M: Machine>(
     };
     let roof = Beside { before, after: roofs.now(limit)? };
     let roof_name = roofs.name(limit, what.working_set);
-    Ok(Row { what, limit, roof_name, groups: vec![Group { samples, roof }], counts })
+    let waited = (waited() - waited_before).max(0.0) / begin.elapsed().as_secs_f64() / what.threads as f64;
+    Ok(Row { what, limit, roof_name, groups: vec![Group { samples, roof, waited }], counts })
 }
 
 /// How many turns make a sample. Warms up on the way.

@@ -18,7 +18,8 @@ use doge_engine::{model::family, pool::Pool, pool::MAX_THREADS, Device, DeviceWo
 use crate::{
     failure::{Failure, VERIFICATION_FAILED},
     format::Format,
-    report,
+    machine, report,
+    samples::ENOUGH,
 };
 
 use compare::Baseline;
@@ -29,7 +30,7 @@ use table::Table;
 
 /// How often the whole list is measured: what slows a machine for seconds, or other pages for the inputs, shows as the spread of
 /// a row.
-const PASSES: usize = 5;
+const PASSES: usize = ENOUGH;
 /// Before the last of them, rows whose spread is wide are measured up to this often again, in passes of their own.
 const MORE_PASSES: usize = 6;
 /// A row that seems to have become slower is measured again this often, after a pause each: a neighbour of a few seconds is no
@@ -42,10 +43,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A row is a kernel at one format and one shape: the median time of a call, the bytes that it has to read and write, the
 /// operations it has to do, and the roof that stops it: the read bandwidth of the cache level or memory that holds its data, or
 /// the peak of the instruction that multiplies. The whole list is measured five times, with inputs made anew, rows that vary up to
-/// six times more, and printed with the last; the time is the median of these, the spread how far that may be off (half of what
-/// lies between the outermost of five, and the outermost but one of eight: the true median lies there in 15 of 16 cases). The roof
-/// is measured just before and just after each, with the same threads; ~ marks rows where these two differ by more than 15 %. Each
-/// kernel's result is held against the reference before it is timed.
+/// six times more, and printed with the last; the time is the median of these, the spread how far that may be off (as far as the
+/// farther of the outermost of five, or the outermost but one of eight: the true median lies between them in 15 of 16 cases; of
+/// fewer than five there is none). The roof is measured just before and just after each, with the same threads; ~ marks rows where
+/// these two differ by more than 15 %, whose threads waited for a processor for more than a tenth of the time, or that are further
+/// above their roof than their writes explain. Each kernel's result is held against the reference before it is timed.
 ///
 /// On a GPU calls are replayed as a graph between two events; roofs are the reads of its L2 cache, copies of its memory, and its
 /// multiplications. What is smaller than half a percent of the L2 cache has no cold row there.
@@ -85,8 +87,8 @@ pub struct KernelsArgs {
     /// Samples of a row at least; a slow kernel has fewer
     #[arg(short, long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..))]
     pub repetitions: u16,
-    /// Compare with the JSON of an earlier run; exit code 4 if a kernel has become slower, and further from its roof by more than
-    /// both runs' spreads
+    /// Compare with the JSON of an earlier run, both with -r 5 at least; exit code 4 if a kernel has become slower, and further from
+    /// its roof by more than both runs' spreads. What is marked ~ in one of them is not judged
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
     /// Draw the rows under their roofs
@@ -101,6 +103,9 @@ pub struct KernelsArgs {
 }
 
 pub fn run(args: &KernelsArgs) -> Result<ExitCode, Failure> {
+    if args.compare.is_some() && usize::from(args.repetitions) < ENOUGH {
+        return Err(Failure::Usage(format!("--compare needs -r {ENOUGH} or more: of fewer nobody knows the spread")));
+    }
     let baseline = args.compare.as_deref().map(Baseline::read).transpose()?;
     let (levels, device) = (levels(args)?, Device::open(args.device)?);
     // Before the threads of the kernels, which are to be counted.
@@ -110,11 +115,17 @@ pub fn run(args: &KernelsArgs) -> Result<ExitCode, Failure> {
         }
     });
     let threads = args.threads.map_or_else(Pool::default_threads, usize::from);
-    let mut table = Table::new(args.output, counters.is_ok(), baseline);
+    let mut table = Table::new(args.output, counters.is_ok(), baseline, machine::machine(&device));
+    if let Some(other) = table.baseline().and_then(|baseline| baseline.other_processor(table.machine())) {
+        if !args.quiet {
+            report::note(format_args!("--compare: the file is of another processor, {other}"));
+        }
+    }
     let measured = measure_on(args, device, levels, threads, counters.as_mut().ok(), &mut table);
     let drawn = measured.and_then(|()| {
         let Some(path) = &args.plot else { return Ok(()) };
-        std::fs::write(path, plot::svg(table.rows())).map_err(|source| Failure::Input { from: path.clone(), source })
+        std::fs::write(path, plot::svg(table.rows(), table.machine()))
+            .map_err(|source| Failure::Input { from: path.clone(), source })
     });
     // What was measured is not lost with what was not, or with the picture.
     match drawn {
@@ -144,11 +155,18 @@ fn measure_on(
                 let names: Vec<String> = list::on_device::LEFT_OUT.iter().map(|(op, why)| format!("{op} ({why})")).collect();
                 report::note(format_args!("not measured by themselves on a GPU: {}", names.join(", ")));
             }
+            check(args, table, &entries.iter().map(|one| (&one.entry, "cuda", 1)).collect::<Vec<_>>())?;
             table.begin()?;
             measure(args, &mut device::Gpu::new(gpu, &entries)?, None, table)
         }
         _ => {
             let entries = chosen(args, list::entries, |entry| entry)?;
+            let of = |kernels: &Kernels| {
+                let (kernels, isa) = (*kernels, kernels.isa().name());
+                let running = entries.iter().filter(move |entry| entry.runs_on(kernels));
+                running.map(move |entry| (entry, isa, if entry.alone { 1 } else { threads }))
+            };
+            check(args, table, &levels.iter().flat_map(of).collect::<Vec<_>>())?;
             table.begin()?;
             for kernels in levels {
                 let absent = list::absent(&entries, kernels);
@@ -166,6 +184,30 @@ fn measure_on(
     }
 }
 
+/// Will the picture and the comparison have something of what is going to be measured: entries, each with a level and threads?
+fn check(args: &KernelsArgs, table: &Table, rows: &[(&Entry, &'static str, usize)]) -> Result<(), Failure> {
+    if args.plot.is_some() && rows.iter().all(|(entry, ..)| entry.cost.operations == 0) {
+        return Err(Failure::Usage("--plot: nothing with operations to draw; choose other operations".into()));
+    }
+    let Some(baseline) = table.baseline() else { return Ok(()) };
+    let keys = rows.iter().flat_map(|&(entry, isa, threads)| {
+        let key = move |&mode| compare::key(entry.op, entry.dtype.name(), isa, &entry.shape, mode, threads);
+        args.mode.iter().map(key)
+    });
+    baseline.check(&keys.collect::<Vec<_>>())
+}
+
+/// Each of these once.
+fn distinct<T: Clone + PartialEq>(words: &[T]) -> Vec<T> {
+    let mut distinct = Vec::new();
+    for word in words {
+        if !distinct.contains(word) {
+            distinct.push(word.clone());
+        }
+    }
+    distinct
+}
+
 /// Measures everything in several passes, and hands over each row in the last.
 fn measure(
     args: &KernelsArgs,
@@ -176,7 +218,8 @@ fn measure(
     let all = usize::from(args.repetitions);
     let (passes, more) = if all < PASSES { (all, 0) } else { (PASSES, MORE_PASSES) };
     let entries = bench.entries();
-    let list: Vec<(Mode, usize)> = args.mode.iter().flat_map(|&mode| (0..entries).map(move |entry| (mode, entry))).collect();
+    let list: Vec<(Mode, usize)> =
+        distinct(&args.mode).into_iter().flat_map(|mode| (0..entries).map(move |entry| (mode, entry))).collect();
     let mut rows: HashMap<(Mode, usize), Row> = HashMap::new();
     for pass in 1..=passes + more {
         let (is_further, is_last) = ((passes..passes + more).contains(&pass), pass == passes + more);
@@ -266,7 +309,7 @@ fn chosen<T>(
 
 /// The ISA levels that the options ask for.
 fn levels(args: &KernelsArgs) -> Result<Vec<Kernels>, Failure> {
-    match &args.isa[..] {
+    match &distinct(&args.isa)[..] {
         [] => Ok(vec![crate::engine::kernels(None)?]),
         [word] if word == "all" => Ok(Kernels::available().collect()),
         words => {

@@ -10,12 +10,12 @@ use super::{
 use crate::{
     failure::Failure,
     format::{print, quoted, Format},
-    machine, report, version,
+    report, version,
 };
 
 const CSV: &str = "op,dtype,isa,shape,mode,threads,seconds,spread,samples,bytes,operations,gb_per_second,gop_per_second,\
     operations_per_byte,working_set_bytes,limit,roof,percent_of_roof,percent_spread,roof_steady,cycles,instructions,cache_misses,\
-    was_seconds,change_of_time,change,noise,slower,cpu,commit,version";
+    was_seconds,change_of_time,change,noise,comparable,slower,cpu,gpu,commit,version";
 
 pub struct Table {
     format: Format,
@@ -24,17 +24,26 @@ pub struct Table {
     machine: Value,
     rows: Vec<Row>,
     json: Vec<Value>,
-    /// Rows that the baseline has, and those of them that are slower.
+    /// Rows that the baseline has, those of them that cannot be compared, and those that are slower.
     found: usize,
+    not_comparable: usize,
     slower: Vec<String>,
     /// Why the table can no longer be written.
     unwritten: Option<Failure>,
 }
 
 impl Table {
-    pub fn new(format: Format, counts: bool, baseline: Option<Baseline>) -> Self {
+    pub fn new(format: Format, counts: bool, baseline: Option<Baseline>, machine: Value) -> Self {
         let (rows, json, slower) = (Vec::new(), Vec::new(), Vec::new());
-        Table { format, counts, baseline, machine: machine::machine(&doge_engine::Device::Cpu), rows, json, found: 0, slower, unwritten: None }
+        Table { format, counts, baseline, machine, rows, json, found: 0, not_comparable: 0, slower, unwritten: None }
+    }
+
+    pub fn baseline(&self) -> Option<&Baseline> {
+        self.baseline.as_ref()
+    }
+
+    pub fn machine(&self) -> &Value {
+        &self.machine
     }
 
     /// A line of the table. A comparison goes on when nobody reads it any more: its result is the exit code.
@@ -83,6 +92,7 @@ impl Table {
         let change = self.baseline.as_ref().and_then(|baseline| baseline.beside(&row));
         if let Some(change) = change {
             self.found += 1;
+            self.not_comparable += usize::from(!change.comparable);
             if change.slower {
                 let name =
                     format!("{}/{}/{}/{} {}", row.what.op, row.what.dtype, row.what.isa, row.what.shape, row.what.mode.name());
@@ -113,7 +123,12 @@ impl Table {
             return Err(Failure::Usage("--compare: the file has none of these rows".into()));
         }
         if self.baseline.is_some() && !quiet {
-            report::note(format_args!("{} of {} rows compared, {} slower", self.found, self.rows.len(), self.slower.len()));
+            let (compared, all, slower) = (self.found - self.not_comparable, self.rows.len(), self.slower.len());
+            report::note(format_args!("{compared} of {all} rows compared, {slower} slower"));
+        }
+        if self.not_comparable > 0 && !quiet {
+            let why = "the machine did not stay the same, or others used its processors: measure again when it is quiet";
+            report::note(format_args!("{} rows are not comparable: {why}", self.not_comparable));
         }
         self.slower.iter().for_each(|row| report::error(&format!("slower: {row}")));
         match (self.slower.is_empty(), self.unwritten) {
@@ -128,8 +143,9 @@ impl Table {
 
     fn markdown(&self, row: &Row, change: Option<Change>) -> String {
         let mark = if row.is_steady() { "" } else { "~" };
+        let spread = row.spread().map_or("—".into(), |spread| format!("{:.1} %", 100.0 * spread / row.median()));
         let mut line = format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {:.1} % | {:.1} | {:.1} | {:.1} | {:.2} | {mark}{:.1} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {spread} | {:.1} | {:.1} | {:.1} | {:.2} | {mark}{:.1} | {} |",
             row.what.op,
             row.what.dtype,
             row.what.isa,
@@ -137,7 +153,6 @@ impl Table {
             row.what.mode.name(),
             row.what.threads,
             time(row.median()),
-            100.0 * row.spread() / row.median(),
             row.what.cost.bytes as f64 / 1e3,
             row.gigabytes_per_second(),
             row.gigaoperations_per_second(),
@@ -154,9 +169,12 @@ impl Table {
         if self.baseline.is_some() {
             line += &match change {
                 Some(c) => {
-                    let mark = if c.slower { "**slower** " } else { "" };
                     let [of_time, change, noise] = [c.of_time, c.change, c.noise].map(|x| 100.0 * x);
-                    format!(" {} | {of_time:+.1} % | {mark}{change:+.1} % | {noise:.1} % |", time(c.was))
+                    let change = match (c.comparable, c.slower) {
+                        (false, _) => "not comparable".into(),
+                        (true, slower) => format!("{}{change:+.1} %", if slower { "**slower** " } else { "" }),
+                    };
+                    format!(" {} | {of_time:+.1} % | {change} | {noise:.1} % |", time(c.was))
                 }
                 None => " | new | | |".into(),
             };
@@ -177,7 +195,7 @@ impl Table {
             row.what.mode.name().to_string(),
             row.what.threads.to_string(),
             row.median().to_string(),
-            row.spread().to_string(),
+            optional(row.spread()),
             samples.join(" "),
             row.what.cost.bytes.to_string(),
             row.what.cost.operations.to_string(),
@@ -188,12 +206,13 @@ impl Table {
             limit(row).to_string(),
             quoted(&roof(row)),
             row.percent_of_roof().to_string(),
-            row.percent_spread().to_string(),
+            optional(row.percent_spread()),
             row.is_steady().to_string(),
         ];
         fields.extend(counts.into_iter().chain(changes).map(optional));
-        fields.push(change.map(|c| c.slower.to_string()).unwrap_or_default());
-        fields.push(quoted(self.machine["cpu"].as_str().unwrap_or_default()));
+        let verdicts = change.map_or([None; 2], |c| [c.comparable, c.slower].map(Some));
+        fields.extend(verdicts.map(|verdict| verdict.map_or(String::new(), |verdict| verdict.to_string())));
+        fields.extend(["cpu", "gpu"].map(|which| quoted(self.machine[which].as_str().unwrap_or_default())));
         fields.push(version::COMMIT.unwrap_or_default().to_string());
         fields.push(env!("CARGO_PKG_VERSION").to_string());
         fields.join(",")
@@ -236,15 +255,23 @@ impl Table {
             "version": env!("CARGO_PKG_VERSION"),
         });
         if let Some(c) = change {
-            object["compared"] = json!({"was_seconds": c.was, "change_of_time": c.of_time, "change": c.change, "noise": c.noise, "slower": c.slower});
+            object["compared"] = json!({
+                "was_seconds": c.was,
+                "change_of_time": c.of_time,
+                "change": c.change,
+                "noise": c.noise,
+                "comparable": c.comparable,
+                "slower": c.slower,
+            });
         }
         object
     }
 }
 
-/// Samples, and the bytes or operations a second that the roof gave just before and just after them.
+/// Samples, the bytes or operations a second that the roof gave just before and just after them, and how long threads waited.
 fn group(group: &Group) -> Value {
-    json!({"samples": group.samples, "per_second_before": group.roof.before, "per_second_after": group.roof.after})
+    let Group { samples, roof, waited } = group;
+    json!({"samples": samples, "per_second_before": roof.before, "per_second_after": roof.after, "share_waited": waited})
 }
 
 fn limit(row: &Row) -> &'static str {
