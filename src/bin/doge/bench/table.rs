@@ -10,9 +10,9 @@ use crate::{
 };
 
 const CSV: &str =
-    "model,dtype,activations,isa,instruction,threads,test,depth,keep_window,kv_dtype,attention,tokens_per_second,mad,samples,\
-    bytes_per_token,operations_per_token,read_gb_per_second,roof,roof_tokens_per_second,percent_of_roof,roof_steady,peak_rss_bytes,cpu,gpu,commit,version,\
-    card_tokens_per_second";
+    "model,dtype,activations,isa,instruction,threads,test,depth,keep_window,kv_dtype,attention,tokens_per_second,mad,\
+    samples,bytes_per_token,operations_per_token,read_gb_per_second,roof,roof_tokens_per_second,percent_of_roof,\
+    roof_steady,peak_rss_bytes,cpu,gpu,commit,version,card_tokens_per_second";
 
 pub struct Table {
     format: Format,

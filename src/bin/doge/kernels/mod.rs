@@ -87,8 +87,8 @@ pub struct KernelsArgs {
     /// Samples of a row at least; a slow kernel has fewer
     #[arg(short, long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..))]
     pub repetitions: u16,
-    /// Compare with the JSON of an earlier run, both with -r 5 at least; exit code 4 if a kernel has become slower, and further from
-    /// its roof by more than both runs' spreads. What is marked ~ in one of them is not judged
+    /// Compare with the JSON of an earlier run, both with -r 5 at least; exit code 4 if a kernel has become slower, and further
+    /// from its roof by more than both runs' spreads. What is marked ~ in one of them is not judged
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
     /// Draw the rows under their roofs
