@@ -28,7 +28,7 @@ check_memory() (
   export RUSTFLAGS="--cfg sanitized -Zsanitizer=address -Zshare-generics=n -C link-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__ubsan_*"
   export UBSAN_OPTIONS=print_stacktrace=1
   tests=(cargo test --quiet --config .ci/sanitize.toml --target "$TARGET" --no-default-features --features capi,cuda)
-  here=(--test kernel_matrix --test kernel_props --test session --test laws --test replay --test capi)
+  here=(--test kernel_matrix --test kernel_props --test session --test saved_sessions --test laws --test replay --test capi)
 
   "${tests[@]}" "${here[@]}" --test cuda_kernels --test cuda --no-run
   look_for __asan_load __ubsan_handle
