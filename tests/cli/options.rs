@@ -1,67 +1,19 @@
-//! The options of the command `doge`, and the settings of its checkpoints: each arrives where it acts. (What goes to stdout, what
-//! to stderr, and the exit codes: tests/cli.rs.)
-#![cfg(all(feature = "cli", feature = "embedded-model"))]
+//! The options of the command, and the settings of its checkpoints: each arrives where it acts.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-};
+use std::process::Output;
 
 use serde_json::{json, Value};
 
-/// Text on stdout and stderr.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-}
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_doge"));
-    command.args(args).stdin(Stdio::null());
-    for variable in ["DOGE_ISA", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"] {
-        command.env_remove(variable);
-    }
-    command
-}
-
-/// What it says that was given `lines` to read.
-fn doge(args: &[&str], lines: &str) -> Said {
-    let mut child = command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let _ = child.stdin.take().unwrap().write_all(lines.as_bytes()); // which it need not read
-    child.wait_with_output().unwrap().into()
-}
-
-fn json_of(args: &[&str]) -> Value {
-    let said = doge(args, "");
-    assert_eq!(said.code, Some(0), "{args:?}: {}", said.err);
-    serde_json::from_str(&said.out).unwrap()
-}
+use super::{bard_with, doge, json, path, repository, run, run_with_stdin, stderr, stdout};
 
 fn generated(args: &[&str]) -> Value {
-    json_of(&[&["generate", "-p", "ROMEO.\n", "--json"], args].concat())
+    json(&run(&[&["generate", "-p", "ROMEO.\n", "--json"], args].concat()))
 }
 
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// A copy of doge-bard with other texts in some of its files.
-fn bard_with(texts: &[(&str, &str)]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
-        std::fs::copy(repository("models/doge-bard").join(file), folder.path().join(file)).unwrap();
-    }
-    texts.iter().for_each(|(name, text)| std::fs::write(folder.path().join(name), text).unwrap());
-    folder
+fn chat(args: &[&str], lines: &str) -> Output {
+    let said = run_with_stdin(&[&["chat", "-n", "12"], args].concat(), lines.as_bytes());
+    assert_eq!(said.status.code(), Some(0), "{args:?}: {}", stderr(&said));
+    said
 }
 
 #[test]
@@ -98,8 +50,8 @@ fn the_checkpoints_settings_act_and_the_users_win() {
     assert_eq!(generated(&["-m", model, "-n", "2", "--top-k", "9"])["settings"]["sampling"]["top_k"], 9);
     // An end token that the model has not is none to forbid.
     assert_eq!(generated(&["-m", model, "--ignore-eos"])["settings"]["sampling"]["logit_bias"], json!([[1, "-inf"]]));
-    let said = doge(&["generate", "-p", "x", "-m", model], "");
-    assert!(said.err.contains("num_beams"), "{}", said.err);
+    let said = run(&["generate", "-p", "x", "-m", model]);
+    assert!(stderr(&said).contains("num_beams"), "{}", stderr(&said));
 }
 
 #[test]
@@ -123,9 +75,8 @@ fn rates_are_tokens_by_seconds() {
 
 #[test]
 fn a_chat_ends_a_turn_at_eos() {
-    let said = doge(&["chat", "-v", "-n", "5", "--logit-bias", "1=1e9"], "x\n");
-    assert_eq!((said.code, said.out.as_str()), (Some(0), "\n"), "{}", said.err);
-    assert!(said.err.contains("ended by: eos"), "{}", said.err);
+    let said = chat(&["-v", "--logit-bias", "1=1e9"], "x\n");
+    assert!(stdout(&said) == "\n" && stderr(&said).contains("ended by: eos"), "{said:?}");
 }
 
 #[test]
@@ -138,22 +89,21 @@ fn a_chat_ends_a_turn_at_the_templates_own_token() {
         ("chat_template.jinja", "{{ bos_token }}{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}"),
     ]);
     let (model, bias) = (folder.path().to_str().unwrap(), format!("{id}=1e9"));
-    let said = doge(&["chat", "-v", "-n", "5", "-m", model, "--logit-bias", &bias], "x\n");
-    assert_eq!((said.code, said.out.as_str()), (Some(0), "\n"), "{}", said.err);
-    assert!(said.err.contains("ended by: eos"), "{}", said.err);
+    let said = chat(&["-v", "-m", model, "--logit-bias", &bias], "x\n");
+    assert!(stdout(&said) == "\n" && stderr(&said).contains("ended by: eos"), "{said:?}");
 }
 
-/// A chat with a template of its own.
-fn chat_by(template: &str, lines: &str) -> Said {
+/// What a chat with a template of its own answers.
+fn answers_by(template: &str, lines: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("chat.jinja");
     std::fs::write(&file, template).unwrap();
-    doge(&["chat", "-q", "-n", "12", "--chat-template-file", file.to_str().unwrap()], lines)
+    stdout(&chat(&["-q", "--chat-template-file", file.to_str().unwrap()], lines)).to_string()
 }
 
 #[test]
 fn a_template_that_rewrites_the_past_begins_anew() {
-    let last_alone = |lines: &str| chat_by("{{ bos_token }}{{ messages[-1].content }}\n", lines).out;
+    let last_alone = |lines: &str| answers_by("{{ bos_token }}{{ messages[-1].content }}\n", lines);
     let (both, alone) = (last_alone("Who art thou?\nAnd thy name?\n"), last_alone("And thy name?\n"));
     assert!(alone.len() > 1 && both.ends_with(&alone), "{both:?} {alone:?}");
 }
@@ -162,24 +112,20 @@ fn a_template_that_rewrites_the_past_begins_anew() {
 fn a_chat_shows_its_answers_to_the_template() {
     let template =
         "{% if messages | length > 2 and messages[1].role != 'assistant' %}{{ raise_exception('no answer') }}{% endif %}";
-    let said = chat_by(&format!("{template}{{{{ bos_token }}}}x"), "a\nb\nc\n");
-    assert_eq!(said.code, Some(0), "{}", said.err);
+    answers_by(&format!("{template}{{{{ bos_token }}}}x"), "a\nb\nc\n");
 }
 
-/// Of `windows` windows of 32 tokens.
-fn perplexity(windows: &str, args: &[&str]) -> Said {
-    let text = repository("models/doge-bard/heldout.txt");
-    let measured = ["perplexity", text.to_str().unwrap(), "--window", "32", "--windows", windows, "-q"];
-    let said = doge(&[&measured, args].concat(), "");
-    assert_eq!(said.code, Some(0), "{args:?}: {}", said.err);
-    said
+/// Of two windows of 32 tokens.
+fn perplexity(args: &[&str]) -> Output {
+    let text = path("models/doge-bard/heldout.txt");
+    let measured = ["perplexity", &text, "--window", "32", "--windows", "2", "-q"];
+    run(&[&measured, args].concat())
 }
 
 #[test]
 fn the_table_of_perplexity_has_the_numbers_of_the_json() {
     let args = |form| ["--dtype", "int8", "--kl-base", "f32", "-o", form];
-    let (table, json) = (perplexity("2", &args("md")).out, perplexity("2", &args("json")).out);
-    let json: Value = serde_json::from_str(&json).unwrap();
+    let (table, json) = (perplexity(&args("md")), json(&perplexity(&args("json"))));
     let (beside, value) = (&json["beside"], |of: &Value| of["value"].as_f64().unwrap());
     let (here, there, ratio) = (&json["perplexity"], &beside["perplexity"], value(&beside["perplexity_ratio"]));
     let kl = value(&beside["mean_kl"]);
@@ -188,13 +134,13 @@ fn the_table_of_perplexity_has_the_numbers_of_the_json() {
     // The error of exp(x) is exp(x) times that of x.
     assert!(close(here["error"].as_f64().unwrap() / value(here), json["mean_nll"]["error"].as_f64().unwrap()), "{json}");
     for number in [format!("{:.4}", value(here)), format!("{:.4}", value(there)), format!("{ratio:.6}"), format!("{kl:.3e}")] {
-        assert!(table.contains(&number), "{number}: {table}");
+        assert!(stdout(&table).contains(&number), "{number}: {table:?}");
     }
 }
 
 #[test]
 fn the_formats_of_perplexity_reach_the_model() {
-    let run = |args: &[&str]| -> Value { serde_json::from_str(&perplexity("2", &[args, &["-o", "json"]].concat()).out).unwrap() };
+    let run = |args: &[&str]| json(&perplexity(&[args, &["-o", "json"]].concat()));
     let plain = run(&[]);
     assert_eq!((&plain["kv_dtype"], &plain["activations"]), (&json!("f32"), &json!("f32")));
     for (option, key) in [("--kv-dtype", "kv_dtype"), ("--activations", "activations")] {
@@ -218,9 +164,9 @@ fn the_cache_is_found_by_the_variables() {
     }
     for (variable, path) in [("HF_HOME", "hf"), ("HF_HUB_CACHE", "hf/hub"), ("HUGGINGFACE_HUB_CACHE", "hf/hub"), ("HOME", "home")]
     {
-        let mut inspect = command(&["inspect", "-m", "owner/name"]);
-        let said = Said::from(inspect.env_remove("HOME").env(variable, cache.path().join(path)).output().unwrap());
-        assert_eq!(said.code, Some(0), "{variable}: {}", said.err);
-        assert!(said.err.contains("note: refs/main names no snapshot"), "{variable}: {}", said.err);
+        let mut inspect = doge(&["inspect", "-m", "owner/name"]);
+        let said = inspect.env_remove("HOME").env(variable, cache.path().join(path)).output().unwrap();
+        assert_eq!(said.status.code(), Some(0), "{variable}: {}", stderr(&said));
+        assert!(stderr(&said).contains("note: refs/main names no snapshot"), "{variable}: {}", stderr(&said));
     }
 }
