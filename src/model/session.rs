@@ -136,14 +136,14 @@ impl Session {
         self.shape.bytes(tokens) * self.layers.len() as u128
     }
 
-    /// Bytes of the state that the next token reads: the K and V rows that any mask head keeps, each once, and the mask
-    /// value and row number of every key on a head's list.
-    pub fn bytes_per_token(&self) -> usize {
+    /// Bytes of the state that the token after `tokens` tokens reads: the K and V rows that any mask head keeps, each once, and
+    /// the mask value and row number of every key on a head's list.
+    pub fn bytes_per_token(&self, tokens: usize) -> usize {
         #[cfg(feature = "cuda")]
         if let Some(sequence) = &self.sequence {
-            return sequence.state_bytes(self.tokens).min(usize::MAX as u128) as usize;
+            return sequence.state_bytes(tokens).min(usize::MAX as u128) as usize;
         }
-        self.layers.iter().map(|layer| layer.bytes_per_token(self.tokens)).sum()
+        self.layers.iter().map(|layer| layer.bytes_per_token(tokens)).sum()
     }
 
     /// A sequence of its own that goes on where this one stands, with room for as much, and the same [`Session::logits`].

@@ -1,7 +1,7 @@
 //! What a token costs at least: bytes to read, operations to do. Where that depends on its place in the sequence, it is the mean
 //! over the places of the test.
 
-use doge_engine::{model::Session, Float};
+use doge_engine::model::Session;
 
 use super::measure::Test;
 
@@ -20,10 +20,11 @@ pub struct Cost {
 
 impl Cost {
     /// A token of `test` on top of what `filled` holds.
-    pub fn of(filled: &Session, kv_dtype: Float, test: Test) -> Self {
-        let (model, count) = (filled.model(), test.tokens());
-        let (checkpoint, config) = (model.checkpoint(), model.config());
-        let state = state(filled, kv_dtype, Places { first: filled.tokens(), count });
+    pub fn of(filled: &Session, test: Test) -> Self {
+        let (checkpoint, config) = (filled.model().checkpoint(), filled.model().config());
+        let (first, count) = (filled.tokens(), test.tokens());
+        let mean = |of: &dyn Fn(usize) -> usize| (first..first + count).map(|place| of(place) as f64).sum::<f64>() / count as f64;
+        let state = mean(&|place| filled.bytes_per_token(place));
         let (all, head) = (checkpoint.variant.parameters_per_token(config), config.vocab_size * config.hidden_size);
         let (bytes, heads) = match test {
             Test::Generate(_) => (checkpoint.bytes_per_token() as f64 + state, 1.0),
@@ -37,7 +38,8 @@ impl Cost {
             }
         };
         // A query sees itself, too. For each key seen: q·k, the mask, exp, and its part of the sum.
-        let seen = Places { first: filled.tokens() + 1, count }.mean(window(config.keep_window_size, config.sliding_window));
+        let window = config.keep_window_size.min(config.sliding_window.unwrap_or(usize::MAX));
+        let seen = mean(&|place| window.min(place + 1));
         let a_key = config.num_hidden_layers * config.num_attention_heads * (4 * config.head_dim + 3);
         let matrices = 2.0 * ((all - head) as f64 + heads * head as f64);
         Cost { bytes, state, matrices, attention: seen * a_key as f64 }
@@ -48,60 +50,12 @@ impl Cost {
     }
 }
 
-fn window(keep_window: usize, sliding_window: Option<usize>) -> usize {
-    keep_window.min(sliding_window.unwrap_or(usize::MAX))
-}
-
-/// Where the tokens of a test stand.
-#[derive(Clone, Copy)]
-struct Places {
-    first: usize,
-    count: usize,
-}
-
-impl Places {
-    /// The mean of the places, each counted as `most` at most: of the tokens before, as far as a window of `most` holds them.
-    fn mean(self, most: usize) -> f64 {
-        let below = |end: usize| {
-            let (ramp, end, most) = (end.min(most.saturating_add(1)) as f64, end as f64, most as f64);
-            ramp * (ramp - 1.0) / 2.0 + (end - ramp) * most
-        };
-        (below(self.first + self.count) - below(self.first)) / self.count as f64
-    }
-
-    /// The share of them that is larger than `place`.
-    fn beyond(self, place: usize) -> f64 {
-        let end = self.first + self.count;
-        end.saturating_sub(self.first.max(place.saturating_add(1))) as f64 / self.count as f64
-    }
-}
-
-/// The mean of [`Session::bytes_per_token`], which tells of the place where the session stands.
-fn state(session: &Session, kv_dtype: Float, places: Places) -> f64 {
-    let (config, mask_heads) = (session.model().config(), session.model().variant().mask_heads);
-    let (keep_window, kv_heads) = (config.keep_window_size, config.num_key_value_heads);
-    let kept = places.mean(window(keep_window, config.sliding_window));
-    if session.model().is_on_device() {
-        return session.state_bytes(kept.round() as usize) as f64;
-    }
-    let row = (2 * config.head_dim * kv_dtype.size()) as f64;
-    let layer = match config.sliding_window {
-        Some(sliding) => mask_heads as f64 * places.mean(sliding) * 4.0 + kv_heads as f64 * kept * row,
-        // A mask value and a row number for each mask head; rows of its own as soon as keys are dropped.
-        None => {
-            let dropping = places.beyond(keep_window) * keep_window as f64;
-            mask_heads as f64 * kept * 8.0 + (kv_heads as f64 * kept + (mask_heads - kv_heads) as f64 * dropping) * row
-        }
-    };
-    layer * config.num_hidden_layers as f64
-}
-
 #[cfg(test)]
 mod tests {
     use doge_engine::{
         model::{family, Checkpoint, Model, SessionOptions, Variant},
         ops::Cpu,
-        Dtype,
+        Dtype, Float,
     };
 
     use super::*;
@@ -121,10 +75,10 @@ mod tests {
                 for id in 0..depth {
                     session.feed(&[id]).unwrap();
                 }
-                let got = state(&session, kv_dtype, Places { first: depth as usize, count });
+                let got = Cost::of(&session, Test::Generate(count)).state;
                 let mut sum = 0;
                 for id in 0..count as u32 {
-                    sum += session.bytes_per_token();
+                    sum += session.bytes_per_token(session.tokens());
                     session.feed(&[id]).unwrap();
                 }
                 let want = sum as f64 / count as f64;

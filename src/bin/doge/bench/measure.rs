@@ -234,7 +234,7 @@ impl Bench {
             sample(filled, short)?;
         }
         let (kv_dtype, on_device) = (self.session.kv_dtype, filled.model().is_on_device());
-        let cost = Cost::of(filled, kv_dtype, test);
+        let cost = Cost::of(filled, test);
         let ran = if on_device { Ran::on_device(cpu, test) } else { Ran::on_cpu(cpu, test, roofs, dtype) };
         let working_set = checkpoint.bytes_per_token() + cost.state as usize;
         let measured = |limit| match limit {
