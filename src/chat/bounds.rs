@@ -24,7 +24,7 @@ const MAX_LEVELS: usize = super::STACK >> 11;
 /// Widths and precisions of `format` at most.
 const MAX_WIDTH: u64 = 9999;
 /// Bytes of text that one unit of fuel pays for.
-const BYTES: u64 = 64;
+pub(super) const BYTES: u64 = 64;
 /// Looking at a value costs a 16th of a unit of fuel, and for a list or dict eight of them.
 const SIXTEENTHS: u64 = 16;
 const CONTAINER: u64 = 8;

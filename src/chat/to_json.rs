@@ -3,11 +3,10 @@
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
+use super::bounds::BYTES;
+
 /// Deeper values are refused; `serde_json` reads no deeper ones either.
 const MAX_DEPTH: usize = 128;
-
-/// Bytes of text that one unit of fuel pays for.
-const BYTES: u64 = 64;
 
 /// `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`; what follows `x` comes by name.
 pub(super) fn to_json(state: &State, value: &Value, named: Kwargs) -> Result<String, Error> {
