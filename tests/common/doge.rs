@@ -45,7 +45,7 @@ pub fn logits(session: &mut Session, ids: &[u32], calls: &[usize]) -> Vec<u32> {
     struct Bits(Vec<u32>);
     impl doge_engine::model::Observer for Bits {
         fn logits(&mut self, _: usize, logits: &[f32]) {
-            self.0.extend(logits.iter().map(|x| x.to_bits()));
+            self.0.extend(bits(logits));
         }
     }
     let (mut bits, mut left) = (Bits(Vec::new()), ids);
@@ -73,4 +73,13 @@ pub fn models() -> Vec<(&'static str, Model)> {
         ("moe int4", model(config(moe), false, Dtype::Int4)),
         ("sliding", model(config(|c| (c.sliding_window, c.keep_window_size) = (Some(12), 5)), false, Dtype::F32)),
     ]
+}
+
+/// The logits after each of `ids`, one by one.
+pub fn go_on(session: &mut Session, ids: &[u32]) -> Vec<u32> {
+    logits(session, ids, &[1])
+}
+
+pub fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
 }
